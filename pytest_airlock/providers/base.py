@@ -1,0 +1,399 @@
+"""The Provider contract: what an orchestrator may rely on, numbered in the order of the calls.
+
+Everything that crosses it is plain data and byte streams, so that a provider can be served from elsewhere.
+`pytest_airlock.conformance` has one test for each numbered sentence.
+
+ 1. `probe()` tries, by really doing it, what this host can enforce; it raises ProviderUnavailable with cause and
+    fix where the provider cannot work at all. A second call answers from memory.
+ 2. `create(spec)` makes a sandbox that is not running and returns its Handle; a handle survives JSON.
+ 3. `create` raises UnsupportedFeature, and leaves nothing behind, if a feature in `spec.required` cannot be enforced.
+    `Handle.enforced` lists what is; a value of the spec that is not in it was only a wish.
+ 4. `create` of a name that this provider instance already has raises AlreadyExists and touches nothing.
+ 5. `start(handle)` returns when `spawn` works; the sandbox is born locked: nothing inside reaches a network, DNS
+    included. On a running sandbox it does nothing.
+ 6. `is_running(handle)` asks the live world, not a memory: a sandbox that died by itself is not running. An error
+    while asking is raised, never answered with False.
+ 7. `spawn(handle, command)` keeps argument boundaries byte for byte, uses exactly the given environment and
+    working directory, and runs as `command.user`.
+ 8. `spawn` of a program that is missing raises FileNotFoundError, one that may not be executed PermissionError, a
+    missing working directory FileNotFoundError, each with `filename` set; what a shell would look up on PATH is looked up
+    inside the sandbox, on the PATH of `command.env`.
+ 9. `spawn` on a sandbox that is not running raises SandboxDied.
+10. A process' exit is known when its direct child has ended, even if a daemon holds its streams. Exit.returncode is
+    the status as subprocess reports it: negative for a signal.
+11. `kill_tree()` returns when the command, its descendants and every orphan born in the sandbox since its start are dead.
+12. Files: `read`, `write`, `stat`, `listdir`, `change`, `export_tree`, `import_tree` act inside the sandbox, as its
+    root user; a symbolic link is resolved inside and leads nowhere else. `read` refuses what is not a regular
+    file without opening it, and stops at `limit` bytes with OSError(EFBIG).
+13. A missing path raises FileNotFoundError, and so on: OSError with the errno of the sandbox's kernel and `filename`.
+14. `stop(handle, grace)` asks processes to end (SIGTERM), waits up to `grace` seconds, then kills; files stay. On a
+    stopped sandbox it does nothing. After `start` the files are as they were.
+15. `delete(handle)` ends it, forced, and leaves no process, mount, file or other trace; for an unknown or already deleted
+    handle it does nothing, also from another process once the owner is dead.
+16. Calls on different handles may run concurrently. On one handle: spawn and files may; create, start, stop, delete,
+    snapshot, restore and reset are never called concurrently by the orchestrator.
+17. `close()` deletes whatever this provider instance still has; twice is fine. If the owner is killed instead, nothing
+    of the sandbox outlives it by more than 50 ms (local providers).
+
+Optional protocols, looked up with isinstance:
+20. `Snapshots.snapshot(handle, stop=False)` keeps the files, not the processes: if a process is alive in the sandbox it
+    raises SandboxBusy naming it, or kills it with stop=True. The sandbox runs on afterwards with the same files.
+21. `Snapshots.restore(handle, snapshot)` on a stopped sandbox makes its files those of the snapshot; snapshots taken
+    later stay valid. Unknown ids raise SnapshotNotFound before anything is touched.
+22. Snapshots keep modes masked: no set-uid, set-gid, no write for others, except sticky directories.
+23. `Resets.reset(handle, snapshot)` = stop, restore, start, in one: when it returns, all that ran before is dead by the
+    word of the kernel (or the hypervisor), files are those of the snapshot, the network is locked, and the sandbox runs.
+    What it cannot prove it raises as ResetFailed.
+24. `Diffs.diff(handle, since)` lists every path that was added, modified or deleted since the snapshot, mounts excluded.
+25. `Networks.set_network(handle, policy)` is in force when it returns, for open connections too.
+26. `Networks.attempts(handle)` is every try since start or reset, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any, Literal, Protocol, runtime_checkable
+
+__all__ = [
+    "FEATURES",
+    "Absence",
+    "Attempt",
+    "Change",
+    "ChangeKind",
+    "Command",
+    "Diffs",
+    "Exit",
+    "Features",
+    "FileKind",
+    "FileStat",
+    "Handle",
+    "NetworkRule",
+    "Networks",
+    "Process",
+    "Provider",
+    "ProviderSpec",
+    "ResetProof",
+    "Resets",
+    "ResolvedMount",
+    "Snapshots",
+    "TreeEntry",
+]
+
+MountMode = Literal["ro", "cow", "rw"]
+NetworkMode = Literal["locked", "allow", "open", "host"]
+FileKind = Literal["file", "dir", "symlink", "fifo", "socket", "char", "block"]
+ChangeKind = Literal["added", "modified", "deleted"]
+Redirect = Literal["pipe", "null", "stdout"]
+
+#: Every word `Features` and `ProviderSpec.required` may use, and what it promises.
+FEATURES: Mapping[str, str] = {
+    "network_locked": "nothing inside reaches a network, DNS included",
+    "network_allow": "an allow-list by host name and port",
+    "network_open": "the outside world is reachable",
+    "network_host": "the host's own network name space",
+    "network_attempts": "every try to use the network is recorded",
+    "ports": "ports inside are reachable from the host",
+    "mount_ro": "host directories visible read-only",
+    "mount_cow": "host directories with a writable copy-on-write view",
+    "mount_rw": "host directories shared read-write",
+    "user_root": "commands run as root of the sandbox",
+    "user_ordinary": "commands run as the ordinary user `airlock` (uid 1000)",
+    "many_users": "files can be owned by any uid below 65,536",
+    "cpu": "at most that many processors",
+    "memory": "a cap on all memory, tmpfs and kernel memory included",
+    "disk": "a cap on what the sandbox can write",
+    "pids": "a cap on the number of processes",
+    "syscall_filter": "an allow-list of system calls",
+    "private_proc": "/proc shows the sandbox's processes only",
+    "nested": "user name spaces can be made inside",
+    "image_host": "a copy-on-write view of this machine as image",
+    "image_rootfs": "a directory or tarball as image",
+    "snapshots": "files can be kept and brought back",
+    "diff": "what changed since a snapshot is known",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """Why a feature is not there and the exact fix."""
+
+    why: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a provider can enforce here and now, found by trying; `absent` has the reason of each missing one."""
+
+    present: frozenset[str]
+    absent: Mapping[str, Absence] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __contains__(self, feature: str) -> bool:
+        return feature in self.present
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedMount:
+    """A host path (absolute, links resolved, checked against the mount rules) seen at `target` inside."""
+
+    source: str
+    target: str
+    mode: MountMode
+    project: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRule:
+    """A network policy: `allow` holds `host:port` entries and counts only with mode "allow"."""
+
+    mode: NetworkMode = "locked"
+    allow: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSpec:
+    """What a provider is asked to make. cpu in processors, memory and disk in bytes, None = its own default."""
+
+    name: str
+    image: str | None = None
+    user: str = "root"
+    env: tuple[tuple[str, str], ...] = ()
+    cwd: str | None = None
+    mounts: tuple[ResolvedMount, ...] = ()
+    expose: tuple[str, ...] = ()
+    nested: bool = False
+    cpu: int | None = None
+    memory: int | None = None
+    disk: int | None = None
+    required: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """A provider's reference to a sandbox; JSON-able, so that a later process can delete what is left of it."""
+
+    provider: str
+    name: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    enforced: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "provider": self.provider,
+            "name": self.name,
+            "data": dict(self.data),
+            "enforced": list(self.enforced),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Handle:
+        return cls(data["provider"], data["name"], dict(data["data"]), tuple(data["enforced"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One program to run. Strings carry undecodable bytes as surrogates (os.fsencode). cwd None = the spec's.
+
+    `env` is the whole environment, not an addition. stderr="stdout" merges, as subprocess.STDOUT does.
+    """
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = ()
+    cwd: str | None = None
+    user: str | None = None
+    stdin: Redirect = "null"
+    stdout: Redirect = "pipe"
+    stderr: Redirect = "pipe"
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended: returncode as subprocess has it, times in seconds, peak memory in bytes."""
+
+    returncode: int
+    user_time: float = 0.0
+    system_time: float = 0.0
+    max_rss: int = 0
+    oom_killed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """lstat or stat of a path inside; `path` absolute, times in ns, `target` of a link as it is written."""
+
+    path: str
+    kind: FileKind
+    mode: int = 0o644
+    size: int = 0
+    uid: int = 0
+    gid: int = 0
+    mtime_ns: int = 0
+    target: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TreeEntry:
+    """One entry of a tree in transit: `path` relative ('' is the root itself); `chunks` of a regular file in order."""
+
+    path: str
+    kind: FileKind
+    mode: int = 0o644
+    size: int = 0
+    mtime_ns: int = 0
+    target: str | None = None
+    chunks: Iterable[bytes] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference against a snapshot. `mtime_only`: a directory of which nothing but times differ."""
+
+    kind: ChangeKind
+    path: str
+    file: FileKind
+    size: int = 0
+    mode: int = 0
+    mtime_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResetProof:
+    """What proves a reset: whose word it is that the old world is gone, and the nonces of both worlds."""
+
+    by: Literal["kernel", "hypervisor", "fake"]
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One recorded try to use the network (time in seconds since the epoch)."""
+
+    time: float
+    protocol: str
+    host: str | None
+    address: str
+    port: int | None
+    question: str | None
+    verdict: Literal["refused", "allowed"]
+
+
+@runtime_checkable
+class Process(Protocol):
+    """A started command. Streams are unbuffered binary files with a pollable descriptor; None where not "pipe"."""
+
+    pid: int
+    stdin: IO[bytes] | None
+    stdout: IO[bytes] | None
+    stderr: IO[bytes] | None
+
+    def fileno(self) -> int:
+        """A descriptor that polls readable when the exit is known, or the sandbox is gone."""
+        ...
+
+    def poll(self) -> Exit | None:
+        """The exit if it is known. Raises SandboxDied if the sandbox ended first."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> Exit:
+        """Wait for the exit. Raises TimeoutError after `timeout` seconds, SandboxDied as poll does."""
+        ...
+
+    def send_signal(self, signal: int) -> None:
+        """Signal the direct child; nothing if it has ended."""
+        ...
+
+    def kill_tree(self) -> None:
+        """Contract 11. Raises SandboxDied if the whole sandbox had to be ended to be sure."""
+        ...
+
+    def close(self) -> None:
+        """Close the streams and forget the process; it is not killed. Twice is fine."""
+        ...
+
+
+@runtime_checkable
+class Provider(Protocol):
+    """Makes sandboxes. See the contract above; `name` is the word of --airlock-provider."""
+
+    name: str
+
+    def probe(self) -> Features: ...
+    def create(self, spec: ProviderSpec) -> Handle: ...
+    def start(self, handle: Handle) -> None: ...
+    def stop(self, handle: Handle, *, grace: float = 5.0) -> None: ...
+    def delete(self, handle: Handle) -> None: ...
+    def is_running(self, handle: Handle) -> bool: ...
+    def spawn(self, handle: Handle, command: Command) -> Process: ...
+    def environ(self, handle: Handle) -> Mapping[str, str]:
+        """The base environment of a command for the spec's user, before the spec's `env`."""
+        ...
+
+    def read(self, handle: Handle, path: str, *, limit: int) -> bytes: ...
+    def write(self, handle: Handle, path: str, data: bytes, *, mode: int = 0o644) -> None:
+        """Replace or create a regular file; its directory must exist."""
+        ...
+
+    def stat(self, handle: Handle, path: str, *, follow_symlinks: bool = True) -> FileStat: ...
+    def listdir(self, handle: Handle, path: str) -> Sequence[FileStat]:
+        """lstat of every entry, sorted by path; at most 100,000, else OSError(EOVERFLOW)."""
+        ...
+
+    def change(
+        self,
+        handle: Handle,
+        action: Literal["mkdir", "remove", "rmtree", "rename", "symlink", "chmod"],
+        path: str,
+        *,
+        to: str | None = None,
+        mode: int = 0o777,
+    ) -> None:
+        """One change: `to` is the new path of rename, or the text of a symlink; `mode` for mkdir and chmod."""
+        ...
+
+    def export_tree(self, handle: Handle, path: str, *, limit: int) -> Iterator[TreeEntry]:
+        """The file or tree at `path`, parents first; links as links, special files as entries without content.
+
+        `limit` bounds the bytes of content in all (OSError(EFBIG) beyond). Each entry's chunks are consumed before
+        the next entry is asked for.
+        """
+        ...
+
+    def import_tree(self, handle: Handle, path: str, entries: Iterable[TreeEntry]) -> None:
+        """Make the entries at `path`, whose parent must exist; existing files are replaced, directories merged."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Snapshots(Protocol):
+    """Optional: contract 20-22."""
+
+    def snapshot(self, handle: Handle, *, stop: bool = False) -> str: ...
+    def restore(self, handle: Handle, snapshot: str) -> None: ...
+    def delete_snapshot(self, handle: Handle, snapshot: str) -> None: ...
+
+
+@runtime_checkable
+class Resets(Protocol):
+    """Optional: contract 23."""
+
+    def reset(self, handle: Handle, snapshot: str) -> ResetProof: ...
+
+
+@runtime_checkable
+class Diffs(Protocol):
+    """Optional: contract 24."""
+
+    def diff(self, handle: Handle, since: str) -> Iterator[Change]: ...
+
+
+@runtime_checkable
+class Networks(Protocol):
+    """Optional: contract 25-26. A provider without it is locked, always."""
+
+    def set_network(self, handle: Handle, rule: NetworkRule) -> None: ...
+    def attempts(self, handle: Handle) -> Sequence[Attempt]: ...
