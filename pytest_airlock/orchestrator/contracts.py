@@ -1,0 +1,171 @@
+"""The small contracts between SandboxManager and its collaborators; each can be replaced in tests (r10)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+from pytest_airlock.models import Mount, Network, Owner, Profile, RuntimeGuess, SandboxRecord, SandboxSpec
+from pytest_airlock.providers.base import Provider, ProviderSpec, ResolvedMount
+
+__all__ = [
+    "Clock",
+    "Detector",
+    "Insufficient",
+    "Lease",
+    "MountRules",
+    "Need",
+    "Plan",
+    "Profiles",
+    "Providers",
+    "ResourceChecker",
+    "Store",
+]
+
+#: What to do when the machine is too small: raise, skip the test, or take what there is.
+Insufficient = Literal["error", "skip", "clamp"]
+
+
+@runtime_checkable
+class Clock(Protocol):
+    """Time, so that tests need none."""
+
+    def time(self) -> float: ...
+    def monotonic(self) -> float: ...
+    def sleep(self, seconds: float) -> None: ...
+
+
+@runtime_checkable
+class Profiles(Protocol):
+    """Named security policies: the four built-ins and what users add."""
+
+    def get(self, name: str) -> Profile:
+        """Raises UnknownName listing the known ones."""
+        ...
+
+    def names(self) -> Sequence[str]: ...
+    def register(self, profile: Profile) -> None: ...
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Guesses how a project is built and run from the files it has; never runs anything."""
+
+    def detect(self, source: Path) -> RuntimeGuess: ...
+
+
+@runtime_checkable
+class MountRules(Protocol):
+    """Which host paths may be seen inside (r41)."""
+
+    def resolve(self, mount: Mount, profile: Profile, *, project: bool = False) -> ResolvedMount:
+        """Raises MountForbidden (sensitive, missing) or ProfileForbids (mode)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What was *set* for one sandbox: processors, bytes, bytes; None = not set, so not reserved."""
+
+    name: str
+    cpu: int | None = None
+    memory: int | None = None
+    disk: int | None = None
+
+
+@runtime_checkable
+class ResourceChecker(Protocol):
+    """Has this machine what is asked for?"""
+
+    def ceiling(self) -> Mapping[str, int]:
+        """What the machine could give to one sandbox if nothing else ran: cpu, memory, disk."""
+        ...
+
+    def check(self, need: Need, held: Iterable[Need]) -> None:
+        """Raises InsufficientResources; `can_ever_fit` tells waiting from giving up."""
+        ...
+
+    def clamp(self, need: Need) -> Need:
+        """`need`, lowered to the ceiling."""
+        ...
+
+
+@runtime_checkable
+class Lease(Protocol):
+    """A name held for as long as its owner lives."""
+
+    name: str
+
+    def release(self) -> None:
+        """Give the name back; twice is fine."""
+        ...
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Cross-process truth: one JSON record per sandbox, and the leases that say whose it is."""
+
+    def reserve(self, name: str, owner: Owner, *, wait: float = 0.0) -> Lease:
+        """Atomic; raises AlreadyExists naming the owner. `wait` seconds for it to become free."""
+        ...
+
+    def save(self, record: SandboxRecord) -> None: ...
+    def load(self, name: str) -> SandboxRecord:
+        """Raises SandboxNotFound, CorruptRecord (moved aside)."""
+        ...
+
+    def remove(self, name: str) -> None: ...
+    def records(self) -> Sequence[SandboxRecord]:
+        """All readable records; corrupt ones are moved aside and reported once through `warn`."""
+        ...
+
+    def is_orphan(self, record: SandboxRecord) -> bool:
+        """The owner is proved dead and the lease is free."""
+        ...
+
+    def adopt(self, name: str, owner: Owner) -> Lease | None:
+        """Take the lease of an orphan, None if somebody else was faster or the owner lives."""
+        ...
+
+    def locked(self, name: str) -> AbstractContextManager[None]:
+        """The short-held lock under which the record of `name` is read and changed (r25)."""
+        ...
+
+
+@runtime_checkable
+class Providers(Protocol):
+    """Names to providers, made at first use and kept for the process."""
+
+    def get(self, name: str) -> Provider:
+        """`auto` is the first that exists and works. Raises UnknownName, ProviderUnavailable."""
+        ...
+
+    def names(self) -> Sequence[str]: ...
+    def register(self, name: str, factory: Callable[[], Provider]) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A spec with every question answered: what create() carries out.
+
+    `key` is the pool's: equal keys are interchangeable sandboxes (everything but name, time-out and test id).
+    `network` is the final policy; `provision` the commands as argv, run before the clean snapshot, with
+    `provision_network` while they run; `notes` are said once in the report.
+    """
+
+    spec: SandboxSpec
+    profile: Profile
+    provider_name: str
+    provider_spec: ProviderSpec
+    network: Network
+    need: Need
+    key: str
+    provision: tuple[tuple[str, ...], ...] = ()
+    provision_network: Network = Network()
+    timeout: float | None = None
+    runtime: RuntimeGuess | None = None
+    notes: tuple[str, ...] = ()
