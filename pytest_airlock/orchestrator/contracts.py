@@ -154,7 +154,7 @@ class Plan:
 
     `key` is the pool's: equal keys are interchangeable sandboxes (everything but name, time-out and test id).
     `network` is the final policy; `provision` the commands as argv, run before the clean snapshot, with
-    `provision_network` while they run; `notes` are said once in the report.
+    `provision_network` (None = locked) while they run; `notes` are said once in the report.
     """
 
     spec: SandboxSpec
@@ -165,7 +165,7 @@ class Plan:
     need: Need
     key: str
     provision: tuple[tuple[str, ...], ...] = ()
-    provision_network: Network = Network()
+    provision_network: Network | None = None
     timeout: float | None = None
     runtime: RuntimeGuess | None = None
     notes: tuple[str, ...] = ()

@@ -15,7 +15,8 @@ ROOT, USER = 0, 1000
 
 class Entry(NamedTuple):
     """One object of the synthesised tree. `kind`: dir, link (data = text of it), file (data = content), copy (data =
-    host path of a regular file). Text is latin-1 of the bytes, so that any content survives JSON."""
+    host path of a regular file). Text is latin-1 of the bytes, so that any content survives JSON.
+    """
 
     kind: str
     path: str
