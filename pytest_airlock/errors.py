@@ -14,6 +14,7 @@ The first split matters most: *the sandbox failed* is never confused with *the c
     ├─ ProviderUnavailable               the provider cannot work on this host at all
     ├─ InsufficientResources             the machine has less than was asked for
     ├─ AlreadyExists                     the name is held by somebody
+    ├─ HeldElsewhere (PermissionError)   another live run owns it; only its owner acts on it
     ├─ SandboxNotFound (LookupError)     no sandbox of that name
     ├─ SnapshotNotFound (LookupError)    no such snapshot; reset without one
     ├─ InvalidTransition                 not possible in the state the sandbox is in
@@ -47,6 +48,7 @@ __all__ = [
     "CommandTimeout",
     "ConfigError",
     "CorruptRecord",
+    "HeldElsewhere",
     "InsufficientResources",
     "InvalidName",
     "InvalidSpec",
@@ -69,8 +71,11 @@ __all__ = [
 ]
 
 
-def _rebuild(cls: type[AirlockError], state: dict[str, Any], notes: Sequence[str]) -> AirlockError:
+def _rebuild(
+    cls: type[AirlockError], args: tuple[Any, ...], state: dict[str, Any], notes: Sequence[str]
+) -> AirlockError:
     error = cls.__new__(cls)
+    error.args = args
     error.__dict__.update(state)
     for note in notes:
         error.add_note(note)
@@ -81,7 +86,8 @@ class AirlockError(Exception):
     """Base of all. `what` happened, `why`, and a `hint` that says what to do; crosses pickling whole."""
 
     def __init__(self, what: str, *, why: str = "", hint: str = "") -> None:
-        super().__init__(what)
+        # Not super(): the builtin parents of the children want other arguments.
+        Exception.__init__(self, what)
         self.what = what
         self.why = why
         self.hint = hint
@@ -105,7 +111,7 @@ class AirlockError(Exception):
         # The builtin parents rebuild from positional args, which would drop the keyword fields
         # when an error crosses xdist or Ray.
         state = {key: value for key, value in self.__dict__.items() if key != "__notes__"}
-        return _rebuild, (type(self), state, list(self.__dict__.get("__notes__", ())))
+        return _rebuild, (type(self), self.args, state, list(self.__dict__.get("__notes__", ())))
 
 
 class InvalidSpec(AirlockError, ValueError):
@@ -203,6 +209,20 @@ class AlreadyExists(AirlockError):
         self.owner = dict(owner or {})
         held = ", ".join(f"{key} {value}" for key, value in self.owner.items() if value not in (None, ""))
         super().__init__(f"sandbox {name!r} already exists", why=f"held by {held}" if held else "", hint=hint)
+        self.name = name
+
+
+class HeldElsewhere(AirlockError, PermissionError):
+    """Another live run holds the sandbox. `owner` says which: pid, worker, test."""
+
+    def __init__(self, name: str, *, owner: Mapping[str, object]) -> None:
+        self.owner = dict(owner)
+        held = ", ".join(f"{key} {value}" for key, value in self.owner.items() if value not in (None, ""))
+        super().__init__(
+            f"sandbox {name!r} belongs to another run",
+            why=f"it is held by {held}, and only its owner acts on it",
+            hint="end that run first; what it leaves behind is collected by the next run, or by `airlock gc`",
+        )
         self.name = name
 
 
@@ -308,6 +328,8 @@ class CorruptRecord(StoreError):
 class CommandError(AirlockError):
     """Base of what run() raises about a command; `result` is all that was captured."""
 
+    result: object = None
+
 
 class CommandFailed(CommandError, subprocess.CalledProcessError):
     """check=True and the command's status was not 0."""
@@ -344,3 +366,8 @@ class OutputLimitExceeded(CommandError, subprocess.SubprocessError):
         self.limit = limit
         self.output = output
         self.stderr = stderr
+
+    @property
+    def stdout(self) -> Any:
+        """The same as `output`, as in the standard library's errors."""
+        return self.output

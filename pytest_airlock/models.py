@@ -209,11 +209,15 @@ class RuntimeGuess(_Model):
 
 
 class Owner(_Model):
-    """The process that holds a lease. Death is proved by pid gone, or another start time or boot id."""
+    """The process that holds a lease. Death is proved by pid gone, or another start time or boot id.
+
+    A pid means something in its own pid namespace only (inode of /proc/self/ns/pid; 0 where there are none).
+    """
 
     pid: int
     start_time: int
     boot_id: str
+    pid_namespace: int = 0
     run_id: str = ""
     worker: str = ""
     test: str = ""

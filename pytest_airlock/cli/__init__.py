@@ -1,0 +1,47 @@
+"""The `airlock` command: what another process may do with sandboxes.
+
+looking.py (list, status) · ending.py (stop, destroy, gc) · common.py
+
+A sandbox of a live run is looked at and never touched: only its owner acts on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status: 0, 1 (it failed, the text says why and what to do), 2 (usage)."""
+    from pytest_airlock.cli.common import explain
+    from pytest_airlock.errors import AirlockError
+
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.verb(arguments)
+    except AirlockError as error:
+        sys.stderr.write(explain(error))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    from pytest_airlock.cli import ending, looking
+
+    parser = argparse.ArgumentParser(prog="airlock", description="Look at and remove the sandboxes of pytest-airlock.")
+    parser.add_argument(
+        "--state-dir",
+        type=Path,
+        metavar="DIR",
+        help="where the records are (default: AIRLOCK_STATE_DIR, or the platform's)",
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    looking.add_verbs(verbs)
+    ending.add_verbs(verbs)
+    return parser

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from pytest_airlock.models import Mount, Network, Owner, Profile, RuntimeGuess, SandboxRecord, SandboxSpec
-from pytest_airlock.providers.base import Provider, ProviderSpec, ResolvedMount
+from pytest_airlock.models import Mount, Network, Owner, Profile, RuntimeGuess, SandboxInfo, SandboxRecord, SandboxSpec
+from pytest_airlock.providers.base import Command, Process, Provider, ProviderSpec, ResetProof, ResolvedMount
 
 __all__ = [
     "Clock",
     "Detector",
     "Insufficient",
     "Lease",
+    "Manager",
     "MountRules",
+    "Mounts",
     "Need",
     "Plan",
     "Profiles",
@@ -54,7 +56,9 @@ class Profiles(Protocol):
 class Detector(Protocol):
     """Guesses how a project is built and run from the files it has; never runs anything."""
 
-    def detect(self, source: Path) -> RuntimeGuess: ...
+    def detect(self, source: Path, runtime: str | None = None) -> RuntimeGuess:
+        """The best guess; `runtime` given wins, with commands for it. Raises UnknownName for an unknown one."""
+        ...
 
 
 @runtime_checkable
@@ -63,6 +67,21 @@ class MountRules(Protocol):
 
     def resolve(self, mount: Mount, profile: Profile, *, project: bool = False) -> ResolvedMount:
         """Raises MountForbidden (sensitive, missing) or ProfileForbids (mode)."""
+        ...
+
+    def check_image(self, image: str) -> str:
+        """A directory or archive used as image, links resolved. Raises MountForbidden."""
+        ...
+
+
+@runtime_checkable
+class Mounts(Protocol):
+    """Which sandbox of this process has which mounts (r24)."""
+
+    def register(self, name: str, mounts: Iterable[ResolvedMount]) -> None: ...
+    def list(self, name: str) -> Sequence[ResolvedMount]: ...
+    def unregister_all(self, name: str) -> Sequence[ResolvedMount]:
+        """Forget every mount of that sandbox and of no other."""
         ...
 
 
@@ -130,6 +149,10 @@ class Store(Protocol):
         """Take the lease of an orphan, None if somebody else was faster or the owner lives."""
         ...
 
+    def sweep(self) -> None:
+        """Remove what killed processes left of names without a record."""
+        ...
+
     def locked(self, name: str) -> AbstractContextManager[None]:
         """The short-held lock under which the record of `name` is read and changed (r25)."""
         ...
@@ -145,7 +168,27 @@ class Providers(Protocol):
 
     def names(self) -> Sequence[str]: ...
     def register(self, name: str, factory: Callable[[], Provider]) -> None: ...
-    def close(self) -> None: ...
+    def close(self, *, keep: Collection[str] = ()) -> None:
+        """Close those that were made; those in `keep` have sandboxes that outlive the run."""
+        ...
+
+
+@runtime_checkable
+class Manager(Protocol):
+    """What the plugin, the command line and other programs may do with sandboxes (r08); implemented by SandboxManager."""
+
+    def create(self, what: Plan | SandboxSpec, *, test: str = "", wait: float = 0.0) -> SandboxInfo: ...
+    def run(self, name: str, argv: Sequence[str], **options: Any) -> Any: ...
+    def spawn(self, name: str, command: Command) -> Process: ...
+    def start(self, name: str) -> SandboxInfo: ...
+    def stop(self, name: str, *, grace: float = 5.0) -> SandboxInfo: ...
+    def destroy(self, name: str, *, missing_ok: bool = False) -> None: ...
+    def reset(self, name: str) -> ResetProof | None: ...
+    def snapshot(self, name: str, *, stop: bool = False) -> str: ...
+    def restore(self, name: str, snapshot: str) -> None: ...
+    def list(self) -> Sequence[SandboxInfo]: ...
+    def status(self, name: str) -> SandboxInfo: ...
+    def set_network(self, name: str, network: Network) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,51 @@
+"""What the verbs share: a manager for the block, and texts that nobody's record can turn against the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_airlock.orchestrator import SandboxManager
+
+__all__ = ["Verbs", "explain", "managing", "say", "shown"]
+
+if TYPE_CHECKING:
+    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
+else:
+    Verbs = object
+
+
+@contextmanager
+def managing(arguments: argparse.Namespace) -> Iterator[SandboxManager]:
+    """A manager over the state directory; its providers are closed at the end, what is kept stays."""
+    from pytest_airlock.orchestrator import Setup, default_manager
+
+    manager = default_manager(Setup(state_dir=arguments.state_dir, worker="airlock", say=warn))
+    try:
+        yield manager
+    finally:
+        kept = {record.provider for record in manager.store.records() if record.kept}
+        manager.providers.close(keep=kept)
+
+
+def say(text: str) -> None:
+    sys.stdout.write(shown(text) + "\n")
+
+
+def warn(text: str) -> None:
+    sys.stderr.write(f"airlock: {shown(text)}\n")
+
+
+def explain(error: BaseException) -> str:
+    """An error as text: what happened, why, what to do, and what else went wrong."""
+    lines = [f"airlock: {error}", *getattr(error, "__notes__", ())]
+    return shown("\n".join(lines)) + "\n"
+
+
+def shown(text: str) -> str:
+    """`text` without what steers a terminal: names and test ids come from other people's records."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,113 @@
+"""Making a sandbox, step by step; whatever fails undoes what came before it (r01, r21, r22, r29)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pytest_airlock.models import Owner, SandboxRecord, State
+from pytest_airlock.orchestrator.contracts import Clock, Lease, Mounts, Plan, ResourceChecker, Store
+from pytest_airlock.orchestrator.live import LiveSandbox
+from pytest_airlock.orchestrator.preparation import effective_network, prepare
+from pytest_airlock.orchestrator.undo import Undo
+from pytest_airlock.orchestrator.waiting import Reservations
+from pytest_airlock.providers.base import Handle, Provider
+
+__all__ = ["Creation", "clamped"]
+
+
+@dataclass(slots=True)
+class Creation:
+    """One attempt to carry out a plan. `keep_errored` is told of a sandbox that could not be removed again."""
+
+    plan: Plan
+    provider: Provider
+    owner: Owner
+    store: Store
+    mounts: Mounts
+    clock: Clock
+    reservations: Reservations
+    keep_errored: Callable[[LiveSandbox], None]
+
+    def run(self, wait: float) -> LiveSandbox:
+        """Raises what failed first, with the errors of the clean-up attached."""
+        network = effective_network(self.plan, self.provider)
+        record = self._record().model_copy(update={"network": network})
+        lease = self.reservations.reserve(self.plan.need, record, wait=wait)
+        undo = Undo()
+        handle = None
+        try:
+            self.mounts.register(record.name, self.plan.provider_spec.mounts)
+            undo.add("its mounts", lambda: self.mounts.unregister_all(record.name))
+            handle = self.provider.create(self.plan.provider_spec)
+            made = handle
+            undo.add("the sandbox", lambda: self.provider.delete(made))
+            # Who finds us killed from here on needs the handle to remove what there is.
+            mounts = tuple(dataclasses.asdict(mount) for mount in self.mounts.list(record.name))
+            record = record.model_copy(update={"handle": handle.to_json(), "mounts": mounts})
+            self.store.save(record)
+            self.provider.start(handle)
+            snapshots = prepare(self.plan, self.provider, handle, network)
+            self.store.save(record.model_copy(update={"state": State.RUNNING, "snapshots": snapshots}))
+        except BaseException as error:
+            self._roll_back(error, undo, record, lease, handle)
+            raise
+        return LiveSandbox(record.name, self.plan, lease, self.provider, handle, network)
+
+    def _record(self) -> SandboxRecord:
+        plan = self.plan
+        resolved = {
+            "user": plan.provider_spec.user,
+            # What others see as reserved is what is needed, which clamping may have lowered.
+            "cpu": plan.need.cpu,
+            "memory": plan.need.memory,
+            "disk": plan.need.disk,
+        }
+        return SandboxRecord(
+            name=plan.provider_spec.name,
+            provider=self.provider.name,
+            state=State.CREATING,
+            spec=plan.spec.model_copy(update=resolved),
+            profile=plan.profile.name,
+            owner=self.owner,
+            created=self.clock.time(),
+            runtime=plan.runtime,
+            kept=plan.spec.keep,
+        )
+
+    def _roll_back(
+        self, error: BaseException, undo: Undo, record: SandboxRecord, lease: Lease, handle: Handle | None
+    ) -> None:
+        """Leave nothing, or an errored record that says what remains."""
+        remains = undo.run(error)
+        name = record.name
+        forget = Undo()
+        if remains and handle is not None:
+            text = f"{type(error).__name__}: {error}"
+            errored = record.model_copy(
+                update={"state": State.ERRORED, "error": text, "remains": ", ".join(remains), "kept": False}
+            )
+            self.keep_errored(
+                LiveSandbox(name, self.plan, lease, self.provider, handle, record.network, error=text)
+            )
+            forget.add("its record, which should say errored,", lambda: self.store.save(errored))
+        else:
+            forget.add("its lease", lease.release)
+            forget.add("its record", lambda: self.store.remove(name))
+        forget.run(error)
+
+
+def clamped(plan: Plan, resources: ResourceChecker) -> Plan:
+    """`plan` with what was set lowered to what the machine has."""
+    need = resources.clamp(plan.need)
+    lowered = {
+        resource: getattr(need, resource)
+        for resource in ("cpu", "memory", "disk")
+        if getattr(need, resource) != getattr(plan.need, resource)
+    }
+    return (
+        dataclasses.replace(plan, need=need, provider_spec=dataclasses.replace(plan.provider_spec, **lowered))
+        if lowered
+        else plan
+    )

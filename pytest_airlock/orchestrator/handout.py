@@ -1,0 +1,136 @@
+"""One hand-out of one sandbox: what a Sandbox calls (sandbox/backend.py). Over means over, for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pytest_airlock.errors import StaleSandbox, UnsupportedFeature
+from pytest_airlock.models import Network, SandboxInfo
+from pytest_airlock.providers.base import (
+    Attempt,
+    Change,
+    Command,
+    Diffs,
+    FileStat,
+    Networks,
+    Process,
+    ResetProof,
+    TreeEntry,
+)
+
+if TYPE_CHECKING:
+    from pytest_airlock.orchestrator.live import LiveSandbox
+    from pytest_airlock.orchestrator.manager import SandboxManager
+    from pytest_airlock.sandbox.backend import Backend
+
+__all__ = ["Handout"]
+
+
+class Handout:
+    """sandbox.backend.Backend over a manager. Commands and files go straight to the provider, under no lock."""
+
+    def __init__(self, manager: SandboxManager, live: LiveSandbox) -> None:
+        self.name = live.name
+        self.timeout = live.plan.timeout
+        self._manager = manager
+        self._live = live
+        self._provider = live.provider
+        self._handle = live.handle
+        self._environ: Mapping[str, str] | None = None
+        self._over = False
+
+    def end(self) -> None:
+        """From now on every call raises StaleSandbox."""
+        self._over = True
+
+    def check(self) -> None:
+        if self._over:
+            raise StaleSandbox(self.name)
+
+    def spawn(self, command: Command) -> Process:
+        if self._over:
+            raise StaleSandbox(self.name)
+        return self._provider.spawn(self._handle, command)
+
+    def environ(self) -> Mapping[str, str]:
+        if self._over:
+            raise StaleSandbox(self.name)
+        if self._environ is None:
+            own = dict(self._live.plan.provider_spec.env)
+            self._environ = {**self._provider.environ(self._handle), **own}
+        return self._environ
+
+    def read(self, path: str, *, limit: int) -> bytes:
+        self.check()
+        return self._provider.read(self._handle, path, limit=limit)
+
+    def write(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
+        self.check()
+        self._provider.write(self._handle, path, data, mode=mode)
+
+    def stat(self, path: str, *, follow_symlinks: bool = True) -> FileStat:
+        self.check()
+        return self._provider.stat(self._handle, path, follow_symlinks=follow_symlinks)
+
+    def listdir(self, path: str) -> Sequence[FileStat]:
+        self.check()
+        return self._provider.listdir(self._handle, path)
+
+    def change(
+        self,
+        action: Literal["mkdir", "remove", "rmtree", "rename", "symlink", "chmod"],
+        path: str,
+        *,
+        to: str | None = None,
+        mode: int = 0o777,
+    ) -> None:
+        self.check()
+        self._provider.change(self._handle, action, path, to=to, mode=mode)
+
+    def export_tree(self, path: str, *, limit: int) -> Iterator[TreeEntry]:
+        self.check()
+        return self._provider.export_tree(self._handle, path, limit=limit)
+
+    def import_tree(self, path: str, entries: Iterable[TreeEntry]) -> None:
+        self.check()
+        self._provider.import_tree(self._handle, path, entries)
+
+    def diff(self, since: str | None = None) -> Iterator[Change]:
+        self.check()
+        snapshot = self._manager.snapshot_id(self.name, since)
+        if not isinstance(self._provider, Diffs):
+            raise UnsupportedFeature("diff", self._provider.name, "it cannot tell what changed")
+        return self._provider.diff(self._handle, snapshot)
+
+    def snapshot(self, *, stop: bool = False) -> str:
+        self.check()
+        return self._manager.snapshot(self.name, stop=stop)
+
+    def restore(self, snapshot: str) -> None:
+        self.check()
+        self._manager.restore(self.name, snapshot)
+
+    def reset(self) -> ResetProof | None:
+        self.check()
+        return self._manager.reset(self.name)
+
+    def set_network(self, network: Network) -> None:
+        self.check()
+        self._manager.set_network(self.name, network)
+
+    def attempts(self) -> Sequence[Attempt]:
+        self.check()
+        if not isinstance(self._provider, Networks):
+            raise UnsupportedFeature(
+                "network_attempts", self._provider.name, "it is locked always and records no tries to use the network"
+            )
+        return self._provider.attempts(self._handle)
+
+    def info(self) -> SandboxInfo:
+        self.check()
+        return self._manager.status(self.name)
+
+
+if TYPE_CHECKING:
+    _is_backend: type[Backend] = Handout

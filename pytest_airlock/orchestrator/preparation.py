@@ -1,0 +1,146 @@
+"""From started and locked to pristine: provision, end what that left running, clean snapshot, final network policy."""
+
+from __future__ import annotations
+
+import selectors
+from collections.abc import Callable, Mapping
+
+from pytest_airlock.errors import CommandFailed, UnsupportedFeature
+from pytest_airlock.models import Network, NetworkMode
+from pytest_airlock.orchestrator.contracts import Plan
+from pytest_airlock.providers.base import Command, Handle, NetworkRule, Networks, Process, Provider, Snapshots
+
+__all__ = ["CLEAN", "FEATURE_OF", "apply_network", "effective_network", "prepare", "require_network"]
+
+#: The name under which a record keeps the snapshot that a reset goes back to.
+CLEAN = "clean"
+
+FEATURE_OF: Mapping[NetworkMode, str] = {
+    "locked": "network_locked",
+    "allow": "network_allow",
+    "open": "network_open",
+    "host": "network_host",
+}
+_LOCKED = Network()
+# Bytes of the head and of the tail of a failing command's output that its error shows.
+_HEAD, _TAIL = 2_000, 6_000
+# The most a pipe can hold (pipe-max-size of pipe(7), its default): what a daemon writes later is not the command's.
+_PIPE = 1024**2
+
+
+def effective_network(plan: Plan, provider: Provider) -> Network:
+    """The plan's policy if the provider has the means; locked if it was only a profile's convenience.
+
+    Raises UnsupportedFeature if the spec itself asks for it; nothing has been made yet.
+    """
+    if FEATURE_OF[plan.network.mode] in plan.provider_spec.required or _can(provider, plan.network):
+        require_network(provider, plan.network)
+        return plan.network
+    return _LOCKED
+
+
+def require_network(provider: Provider, network: Network) -> None:
+    """UnsupportedFeature if the provider cannot enforce the policy here."""
+    if _can(provider, network):
+        return
+    feature = FEATURE_OF[network.mode]
+    absence = provider.probe().absent.get(feature)
+    if isinstance(provider, Networks) and absence is not None:
+        raise UnsupportedFeature(feature, provider.name, absence.why, hint=absence.fix)
+    raise UnsupportedFeature(
+        feature,
+        provider.name,
+        "it has no control of the network: its sandboxes are locked, always",
+        hint="leave network= out, or choose another provider",
+    )
+
+
+def apply_network(provider: Provider, handle: Handle, network: Network) -> None:
+    """Put a policy in force. A provider without Networks is locked, always."""
+    if isinstance(provider, Networks):
+        provider.set_network(handle, NetworkRule(network.mode, network.allow))
+    else:
+        require_network(provider, network)
+
+
+def _can(provider: Provider, network: Network) -> bool:
+    if network.mode == "locked":
+        return True
+    return isinstance(provider, Networks) and FEATURE_OF[network.mode] in provider.probe()
+
+
+def prepare(plan: Plan, provider: Provider, handle: Handle, network: Network) -> dict[str, str]:
+    """The snapshots of the new sandbox: {"clean": id}, or none if the provider has no Snapshots."""
+    opened = bool(plan.provision) and plan.provision_network is not None and network.mode != "locked"
+    if opened and plan.provision_network is not None:
+        apply_network(provider, handle, plan.provision_network)
+    for number, argv in enumerate(plan.provision, 1):
+        _provision(plan, provider, handle, number, argv)
+    snapshots = {}
+    if isinstance(provider, Snapshots):
+        # stop=True ends what provisioning left running: no test shall meet it, and a reset would not bring it back.
+        snapshots[CLEAN] = provider.snapshot(handle, stop=True)
+    elif plan.provision:
+        provider.stop(handle, grace=0)
+        provider.start(handle)
+    if opened or network.mode != "locked":
+        apply_network(provider, handle, network)
+    return snapshots
+
+
+def _provision(plan: Plan, provider: Provider, handle: Handle, number: int, argv: tuple[str, ...]) -> None:
+    env = {**provider.environ(handle), **dict(plan.provider_spec.env)}
+    process = provider.spawn(handle, Command(argv, tuple(env.items()), stderr="stdout"))
+    try:
+        output = _Excerpt()
+        _collect(process, output.add)
+        status = process.wait().returncode
+        text = output.text()
+        if status:
+            error = CommandFailed(status, list(argv), text, "", None)
+            error.why = f"it is provisioning command {number} of {len(plan.provision)}; its output:\n{text or '(none)'}"
+            error.hint = "the sandbox was not made: mend the command, or what it needs inside"
+            raise error
+    finally:
+        process.close()
+
+
+class _Excerpt:
+    """Head and tail of a stream, so that a command that writes for ever costs no memory."""
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._tail = b""
+        self._left_out = 0
+
+    def text(self) -> str:
+        gap = f"\n… {self._left_out} bytes left out …\n".encode() if self._left_out else b""
+        return (self._head + gap + self._tail).decode("utf-8", "backslashreplace")
+
+    def add(self, data: bytes) -> None:
+        room = _HEAD - len(self._head)
+        self._head += data[:room]
+        tail = self._tail + data[room:] if room > 0 else self._tail + data
+        self._left_out += max(0, len(tail) - _TAIL)
+        self._tail = tail[-_TAIL:]
+
+
+def _collect(process: Process, add: Callable[[bytes], None]) -> None:
+    """Read the output until the command has ended and its pipe is empty; a daemon may keep the pipe open."""
+    stream, ended, left = process.stdout, False, _PIPE
+    if stream is None:
+        return
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        selector.register(process.fileno(), selectors.EVENT_READ)
+        while left > 0:
+            ready = {key.fileobj for key, _ in selector.select(0 if ended else None)}
+            if stream in ready:
+                data = stream.read(65_536)
+                if not data:
+                    return
+                add(data)
+                left -= len(data) if ended else 0
+            elif ended:
+                return
+            ended = ended or process.fileno() in ready

@@ -1,0 +1,400 @@
+"""The causes for which an engine cannot work somewhere, as a table; docs/where-it-works.md shows the same rows.
+
+A step is the word the engine gives a system call ("clone3", "mount overlay", "uid_map", "cgroup memory"). A step alone
+says little: EPERM has a dozen causes. So a row also looks at the facts of the host, and the first that fits is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from errno import EACCES, EBUSY, EINVAL, EIO, ENODEV, ENOENT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM, EROFS, EUSERS
+from typing import Literal
+
+from pytest_airlock.providers.namespaces.host_facts import HostFacts
+
+__all__ = ["CGROUP", "ROWS", "Row"]
+
+_USERNS = ("clone3", "unshare")
+_MAPS = ("uid_map", "gid_map", "setgroups")
+_MOUNTS = ("mount", "bind", "remount", "open_tree", "move_mount", "pivot_root")
+_REFUSED = (EPERM, EACCES)
+CGROUP = "cgroup"
+
+Evidence = Literal["measured", "simulated", "unmeasured"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`steps` and `errnos` that may show it, `fits(host, path)` on the facts; a step also matches its longer forms.
+
+    `feature` is what is missing ("cgroup" = the controller in the step), "" if nothing works. `evidence`: measured on
+    such a host, simulated on another kernel, or unmeasured (from documentation).
+    """
+
+    name: str
+    where: str
+    steps: tuple[str, ...]
+    errnos: tuple[int, ...]
+    cause: str
+    fix: str
+    fits: Callable[[HostFacts, str], bool]
+    feature: str = ""
+    evidence: Evidence = "unmeasured"
+
+    def matches(self, step: str, number: int, path: str, host: HostFacts) -> bool:
+        named = any(step == word or step.startswith(f"{word} ") for word in self.steps)
+        return named and number in self.errnos and self.fits(host, path)
+
+
+def _always(_host: HostFacts, _path: str) -> bool:
+    return True
+
+
+def _sysctl(name: str, value: str) -> Callable[[HostFacts, str], bool]:
+    return lambda host, _path: host.sysctl.get(name) == value
+
+
+def _older(major: int, minor: int) -> Callable[[HostFacts, str], bool]:
+    return lambda host, _path: (0, 0) < host.kernel < (major, minor)
+
+
+def _filtered(container: str, *, privileged: bool = False) -> Callable[[HostFacts, str], bool]:
+    """A container's system-call filter: it is there, and so are (or not) the powers it would follow."""
+    return lambda host, _path: host.seccomp and host.privileged is privileged and host.container == container
+
+
+_DOCKER_FLAGS = "docker run --security-opt seccomp=unconfined --security-opt systempaths=unconfined"
+_PODMAN_FLAGS = "podman run --security-opt seccomp=unconfined --security-opt unmask=ALL"
+_POD = (
+    "in the pod `hostUsers: false`, and in its securityContext `seccompProfile: {type: Unconfined}`, "
+    "`appArmorProfile: {type: Unconfined}`, `procMount: Unmasked`"
+)
+_SUBIDS = "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
+
+#: Told in this order: the first row that fits wins, so the narrow ones come first.
+ROWS: tuple[Row, ...] = (
+    Row(
+        "wsl1",
+        "Windows Subsystem for Linux 1",
+        (*_USERNS, *_MAPS, *_MOUNTS),
+        (EPERM, EINVAL, ENOSYS, ENODEV),
+        "this is WSL 1, which has no Linux kernel",
+        "`wsl --set-version DISTRIBUTION 2`",
+        lambda host, _path: "Microsoft" in host.release and host.kernel < (4, 5),
+    ),
+    Row(
+        "no-user-namespaces",
+        "kernel built without CONFIG_USER_NS",
+        _USERNS,
+        (EINVAL, ENOSYS),
+        "this kernel has no user name spaces",
+        "a kernel with CONFIG_USER_NS=y; every large distribution's has it",
+        lambda host, _path: not host.user_namespaces,
+    ),
+    Row(
+        "max-user-namespaces",
+        "hardened hosts, RHEL 7, inside of another sandbox",
+        _USERNS,
+        (ENOSPC, EUSERS),
+        "user.max_user_namespaces is 0",
+        "`sudo sysctl -w user.max_user_namespaces=15000`; inside of an airlock sandbox: a profile with nested name spaces (dev)",
+        _sysctl("user.max_user_namespaces", "0"),
+        evidence="measured",
+    ),
+    Row(
+        "namespace-limit",
+        "very many sandboxes, or name spaces nested in name spaces",
+        _USERNS,
+        (ENOSPC, EUSERS),
+        "the user's limit of name spaces (user.max_user_namespaces) is reached, or they are nested more than 32 deep",
+        "end what holds them (`lsns -t user`), or raise the limit: `sudo sysctl -w user.max_user_namespaces=100000`",
+        _always,
+    ),
+    Row(
+        "userns-clone",
+        "Debian before 11, linux-hardened of Arch",
+        _USERNS,
+        (EPERM,),
+        "kernel.unprivileged_userns_clone is 0: only root may make user name spaces",
+        "`sudo sysctl -w kernel.unprivileged_userns_clone=1` (every local user can then reach more of the kernel), or run as root",
+        lambda host, _path: host.sysctl.get("kernel.unprivileged_userns_clone") == "0" and not host.privileged,
+    ),
+    Row(
+        "chroot",
+        "schroot, sbuild, mock and other chroots",
+        _USERNS,
+        (EPERM,),
+        "this process is in a chroot, where the kernel allows no user name space",
+        "run it in a container or with bwrap or systemd-nspawn, which use pivot_root instead",
+        lambda host, _path: host.chroot,
+        evidence="measured",
+    ),
+    Row(
+        "kubernetes",
+        "a pod with the default security context",
+        (*_USERNS, "pivot_root"),
+        (EPERM, ENOSYS),
+        "the pod's system-call filter forbids name spaces",
+        _POD,
+        lambda host, _path: host.seccomp and host.container == "kubernetes",
+    ),
+    Row(
+        "podman",
+        "podman, default settings",
+        _USERNS,
+        (EPERM, ENOSYS),
+        "podman's system-call filter forbids name spaces",
+        f"`{_PODMAN_FLAGS}`",
+        _filtered("podman"),
+    ),
+    Row(
+        "docker-apparmor",
+        "docker, default settings, on a host with AppArmor (Ubuntu, Debian, SUSE)",
+        _USERNS,
+        (EPERM, ENOSYS),
+        "docker's system-call filter and its AppArmor profile forbid name spaces and mounts",
+        f"`{_DOCKER_FLAGS} --security-opt apparmor=unconfined`",
+        lambda host, path: _filtered("docker")(host, path) and bool(host.apparmor),
+    ),
+    Row(
+        "docker",
+        "docker, default settings",
+        _USERNS,
+        (EPERM, ENOSYS),
+        "docker's system-call filter forbids name spaces",
+        f"`{_DOCKER_FLAGS}`",
+        _filtered("docker"),
+        evidence="measured",
+    ),
+    Row(
+        "docker-sys-admin",
+        "docker with `--cap-add SYS_ADMIN` and the default filter",
+        ("pivot_root",),
+        (EPERM,),
+        "the filter opens mount for CAP_SYS_ADMIN but never pivot_root",
+        f"`{_DOCKER_FLAGS}`, without `--cap-add`",
+        lambda host, _path: host.seccomp and host.privileged,
+        evidence="measured",
+    ),
+    Row(
+        "filtered",
+        "inside of another sandbox: snap, flatpak, a systemd unit, airlock itself",
+        (*_USERNS, "pivot_root"),
+        (EPERM, ENOSYS),
+        "a system-call filter is in force on this process and forbids name spaces",
+        "run outside of it; systemd: `RestrictNamespaces=no` and no `SystemCallFilter=`; airlock: a profile with nested name spaces (dev)",
+        lambda host, _path: host.seccomp,
+        evidence="simulated",
+    ),
+    Row(
+        "container-apparmor",
+        "docker or podman without a filter, on a host with AppArmor",
+        _MOUNTS,
+        (EACCES,),
+        "the container's AppArmor profile forbids mounts",
+        "`docker run --security-opt apparmor=unconfined` (podman: the same), beside the other flags",
+        lambda host, _path: bool(host.container) and host.apparmor not in ("", "unconfined"),
+    ),
+    Row(
+        "apparmor-userns",
+        "Ubuntu 23.10 and newer, ordinary user",
+        (*_USERNS, *_MAPS, *_MOUNTS, "mount_setattr"),
+        _REFUSED,
+        "kernel.apparmor_restrict_unprivileged_userns is 1: a user name space may be made, but has no powers",
+        "`sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0` (every local program can then reach more of the "
+        "kernel as root of its own name space; put it into /etc/sysctl.d to keep it); or only for this python, a file in "
+        "/etc/apparmor.d: `abi <abi/4.0>, profile airlock PYTHON flags=(unconfined) { userns, }` with PYTHON its real "
+        "path, then `sudo apparmor_parser -r FILE` (every script of that python may then)",
+        lambda host, path: (
+            _sysctl("kernel.apparmor_restrict_unprivileged_userns", "1")(host, path) and not host.privileged
+        ),
+    ),
+    Row(
+        "selinux",
+        "SELinux enforcing (Fedora, RHEL 9), mostly in containers",
+        (*_USERNS, *_MAPS, *_MOUNTS),
+        (EACCES,),
+        "SELinux denies it; `sudo ausearch -m avc -ts recent` names the rule",
+        "in a container: `--security-opt label=disable`; else allow the rule that ausearch names",
+        lambda host, _path: host.selinux,
+    ),
+    Row(
+        "masked-proc-podman",
+        "podman without its filter, masked /proc",
+        ("mount proc",),
+        _REFUSED,
+        "parts of /proc are masked, so the kernel mounts no other /proc: the sandbox would see the container's processes",
+        "`podman run --security-opt unmask=ALL`",
+        lambda host, _path: host.proc_masked and host.container == "podman",
+        feature="private_proc",
+    ),
+    Row(
+        "masked-proc-kubernetes",
+        "a pod without its filter, masked /proc",
+        ("mount proc",),
+        _REFUSED,
+        "parts of /proc are masked, so the kernel mounts no other /proc: the sandbox would see the pod's processes",
+        _POD,
+        lambda host, _path: host.proc_masked and host.container == "kubernetes",
+        feature="private_proc",
+    ),
+    Row(
+        "masked-proc",
+        "docker with seccomp=unconfined only, masked /proc",
+        ("mount proc",),
+        _REFUSED,
+        "parts of /proc are masked, so the kernel mounts no other /proc: the sandbox would see the processes outside of it",
+        "`docker run --security-opt systempaths=unconfined`, beside the other flags",
+        lambda host, _path: host.proc_masked,
+        feature="private_proc",
+        evidence="measured",
+    ),
+    Row(
+        "proc-sys-read-only",
+        "a container with read-only /proc/sys",
+        ("sysctl",),
+        (EROFS, EACCES),
+        "/proc/sys is read-only, so no limit of a sandbox's name spaces can be set in it",
+        "`docker run --security-opt systempaths=unconfined`; `podman run --security-opt unmask=ALL`",
+        _always,
+        feature="private_proc",
+    ),
+    Row(
+        "old-kernel",
+        "kernels before 5.12 (Debian 10, Ubuntu 20.04, RHEL 8, Amazon Linux 2)",
+        ("clone3", "pidfd_open", "open_tree", "move_mount", "mount_setattr", "close_range"),
+        (ENOSYS,),
+        "this kernel is too old: pidfds, detached and idmapped mounts need Linux 5.12",
+        "a newer kernel (Debian 12, Ubuntu 22.04, RHEL 9 or newer), or another provider (podman, docker, lima)",
+        _older(5, 12),
+    ),
+    Row(
+        "overlay-old",
+        "kernels before 5.11, ordinary user",
+        ("mount overlay",),
+        (EPERM, EINVAL),
+        "this kernel mounts overlayfs only for root: in user name spaces it came with Linux 5.11",
+        "a newer kernel, or run as root",
+        _older(5, 11),
+    ),
+    Row(
+        "overlay-missing",
+        "minimal kernels and some virtual machines",
+        ("mount overlay",),
+        (ENODEV,),
+        "the kernel has no overlayfs, or its module is not loaded and must not be loaded from a name space",
+        "`sudo modprobe overlay` (the word overlay in /etc/modules-load.d/overlay.conf keeps it)",
+        _always,
+    ),
+    Row(
+        "tmpfs-xattr",
+        "kernels before 6.6 (Debian 12, Ubuntu 22.04, RHEL 9)",
+        ("mount overlay", "xattr", "whiteout"),
+        (EOPNOTSUPP, EIO, EINVAL),
+        "tmpfs keeps no `user.` attributes before Linux 6.6, so deletions in a copy-on-write directory are lost",
+        "a state directory (AIRLOCK_STATE_DIR) on ext4, xfs or btrfs, without a disk limit; or a newer kernel",
+        _older(6, 6),
+        feature="disk",
+        evidence="simulated",
+    ),
+    Row(
+        "idmap-overlay",
+        "root in docker or GitLab CI: the root file system is an overlay",
+        ("mount_setattr", "idmapped rw mount"),
+        (EINVAL, EPERM, EOPNOTSUPP),
+        "files of an overlay cannot be mapped to the sandbox's user ids",
+        'mounts of mode "cow", or the project on a volume, or run as an ordinary user',
+        lambda host, _path: host.root_type == "overlay",
+        feature="mount_rw",
+        evidence="measured",
+    ),
+    Row(
+        "idmap",
+        "file systems without idmapped mounts (NFS, 9p, FUSE, ZFS before 2.2)",
+        ("mount_setattr", "idmapped rw mount"),
+        (EINVAL, EPERM, EOPNOTSUPP),
+        "files of this file system cannot be mapped to the sandbox's user ids",
+        'mounts of mode "cow", or the project on ext4, xfs, btrfs or tmpfs, or run as an ordinary user',
+        _always,
+        feature="mount_rw",
+    ),
+    Row(
+        "no-device-nodes",
+        "a chroot or container with an empty /dev",
+        ("bind",),
+        (ENOENT,),
+        "/dev lacks the usual nodes (null, zero, full, random, urandom, tty)",
+        "`mount -t devtmpfs devtmpfs /dev`, or start the container with its own /dev",
+        lambda _host, path: path.startswith(("/dev/", "/d/")),
+    ),
+    Row(
+        "no-newuidmap",
+        "ordinary user without the package uidmap (shadow-utils)",
+        ("newuidmap", "newgidmap"),
+        (ENOENT,),
+        "newuidmap is not installed, so the sandbox has one user id only",
+        f"`sudo apt-get install uidmap` (dnf: shadow-utils), then `{_SUBIDS}`",
+        _always,
+        feature="many_users",
+    ),
+    Row(
+        "no-subids",
+        "ordinary user without a range in /etc/subuid and /etc/subgid",
+        ("newuidmap", "newgidmap"),
+        (EPERM, EINVAL),
+        "newuidmap grants no range: /etc/subuid and /etc/subgid have none for this user",
+        f"`{_SUBIDS}`",
+        _always,
+        feature="many_users",
+    ),
+    Row(
+        "id-range",
+        "root of a container with a small uid map",
+        ("id range",),
+        (ENOSPC,),
+        "no range of 65,536 user ids is free in this process' /proc/self/uid_map",
+        "run as an ordinary user, or give the container more ids (/etc/subuid of the user who starts it)",
+        _always,
+    ),
+    Row(
+        "no-seccomp",
+        "kernel built without CONFIG_SECCOMP_FILTER",
+        ("seccomp",),
+        (EINVAL, ENOSYS),
+        "this kernel has no system-call filters",
+        "a kernel with CONFIG_SECCOMP_FILTER=y; every large distribution's has it",
+        _always,
+        feature="syscall_filter",
+    ),
+    Row(
+        "cgroup-read-only",
+        "containers: /sys/fs/cgroup is read-only",
+        (CGROUP,),
+        (EROFS,),
+        "cgroups are mounted read-only",
+        "`podman run --security-opt unmask=/sys/fs/cgroup`; `docker run --privileged` (which takes the container's walls down)",
+        _always,
+        feature=CGROUP,
+    ),
+    Row(
+        "cgroup-not-delegated",
+        "ordinary user, or root below systemd with cgroup version 2",
+        (CGROUP,),
+        (EACCES, EPERM, EBUSY),
+        "this process' cgroup is not delegated to it, so no limited group can be made below it",
+        "`systemd-run --user --scope -p Delegate=yes pytest ...` (root: without `--user`; systemd 251 or newer)",
+        _always,
+        feature=CGROUP,
+    ),
+    Row(
+        "cgroup-missing",
+        "Raspberry Pi OS, some virtual machines: the memory controller is off",
+        (CGROUP,),
+        (ENOENT, EOPNOTSUPP, ENODEV),
+        "this controller is not enabled in the kernel, or not mounted",
+        "kernel parameter `cgroup_enable=memory`, then reboot; or mount cgroup2 on /sys/fs/cgroup",
+        _always,
+        feature=CGROUP,
+    ),
+)

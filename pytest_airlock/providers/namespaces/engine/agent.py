@@ -1,0 +1,286 @@
+"""PID 1 of a sandbox: starts commands, reaps everything, and is gone when its owner is.
+
+It is trusted code in hostile company: it takes orders from the control socket only, keeps no state a sandbox can reach (it
+is not dumpable, signals from inside do not reach PID 1), and answers with fixed structures. See protocol.py.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import select
+import signal
+import stat
+
+from . import files, processes, protocol, syscalls
+from .protocol import Reply, Request
+
+__all__ = ["serve"]
+
+# Python ignores these two; a command must find them as the kernel has them.
+_DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
+_KILL_ROUNDS = 200
+_LISTED = 64  # processes named at most: what is told must fit the channel
+
+
+class Agent:
+    """The loop and what it answers. `uid` is the ordinary id of commands, 0 or 1000."""
+
+    def __init__(self, control: _socket.socket, uid: int, *, many_users: bool) -> None:
+        self.control, self.uid, self.many_users = control, uid, many_users
+        self.running: dict[int, _socket.socket] = {}  # pid to reply channel, which stays open until the exit is told
+        self.own = os.getuid()
+        self.held = _permitted()
+
+    def receive(self) -> None:
+        data, fds = protocol.receive(self.control)
+        if data is None:
+            os._exit(0)
+        channel = _socket.socket(fileno=fds.pop(0))
+        try:
+            self.answer(Request.unpack(data), channel, fds)
+        except OSError as error:
+            if channel.fileno() >= 0:
+                _tell(channel, Reply(protocol.FAILED, error.errno or 5))
+                channel.close()
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def answer(self, request: Request, channel: _socket.socket, fds: list[int]) -> None:
+        if request.op == protocol.EXEC:
+            self.execute(request, channel, fds)
+            return
+        if request.op == protocol.FILES:
+            self.files(request, channel, fds)
+            return
+        self.order(request, channel)
+        channel.close()
+
+    def order(self, request: Request, channel: _socket.socket) -> None:
+        """What is answered at once."""
+        if request.op == protocol.SIGNAL:
+            if request.target in self.running:
+                os.kill(request.target, request.value)
+        elif request.op == protocol.KILL_TREE:
+            _tell(channel, Reply(self.kill_tree(request.target, request.value)))
+            return
+        elif request.op == protocol.TERMINATE:
+            self.terminate(request.value)
+        elif request.op == protocol.LIST:
+            for process in processes.alive()[:_LISTED]:
+                _tell(channel, Reply(protocol.PROCESS, process.pid, name=process.name))
+        _tell(channel, Reply(protocol.DONE))
+
+    def execute(self, request: Request, channel: _socket.socket, fds: list[int]) -> None:
+        argv = request.argv
+        actions = _redirections(request.stdio, fds)
+        born = processes.now()
+        environment = dict(pair.split(b"=", 1) for pair in request.env)
+        with _Credentials(self, request.uid, request.gid):
+            try:
+                os.chdir(request.cwd)
+            except OSError as error:
+                _tell(channel, Reply(protocol.FAILED, error.errno or 5, user_time=1))
+                channel.close()
+                return
+            try:
+                program = _find(argv[0], environment.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin"))
+                pid = os.posix_spawn(
+                    program,
+                    argv,
+                    environment,
+                    file_actions=actions,
+                    setsid=True,
+                    setsigmask=(),
+                    setsigdef=_DEFAULT_SIGNALS,
+                )
+            finally:
+                os.chdir("/")
+        self.running[pid] = channel
+        _tell(channel, Reply(protocol.STARTED, pid, born))
+
+    def files(self, request: Request, channel: _socket.socket, fds: list[int]) -> None:
+        """File calls run in a short-lived fork, so that a slow one never holds up PID 1."""
+        born = processes.now()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                source, sink = (os.dup(fd) for fd in fds)
+                os.dup2(source, 3)
+                os.dup2(sink, 4)
+                os.closerange(5, 1 << 20)
+                files.serve(request.payload, 3, 4)
+            finally:
+                os._exit(0)
+        self.running[pid] = channel
+        _tell(channel, Reply(protocol.STARTED, pid, born))
+
+    def reap(self) -> None:
+        """Collect everybody who ended; tell the exit of commands."""
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            channel = self.running.pop(pid, None)
+            if channel is None:
+                continue
+            user, system = int(usage.ru_utime * 1e6), int(usage.ru_stime * 1e6)
+            _tell(channel, Reply(protocol.EXITED, status, user, system, usage.ru_maxrss * 1024))
+            channel.close()
+
+    def kill_tree(self, target: int, born: int) -> int:
+        """Kill a command, its descendants and every orphan born since `born`; all are dead on return.
+
+        Children that escaped by a double fork cannot be told apart from others' orphans of the same age: those
+        die too. Where killing one by one loses the race against forking, everything in the sandbox goes at once.
+        """
+        for _ in range(_KILL_ROUNDS):
+            doomed = processes.doomed(processes.scan(), target, born, self.running)
+            if not doomed:
+                return protocol.DONE
+            for pid in doomed:
+                _kill(pid)
+            self.wait_a_little()
+        for _ in range(_KILL_ROUNDS):
+            _kill(-1)
+            self.wait_a_little()
+            if not processes.alive():
+                return protocol.KILLED_ALL
+        raise OSError(16, os.strerror(16))  # EBUSY: somebody sits in an uninterruptible call
+
+    def wait_a_little(self) -> None:
+        """Let the dying die: until the next SIGCHLD, a millisecond at most."""
+        self.poll_children.poll(1)
+        _drain(self.children)
+        self.reap()
+
+    def terminate(self, grace_ms: int) -> None:
+        """Ask everybody to end and wait for it, at most the grace; the fork server kills the rest with PID 1."""
+        try:
+            os.kill(-1, signal.SIGTERM)
+        except ProcessLookupError:
+            return
+        for _ in range(max(grace_ms, 1)):
+            if not processes.alive():
+                return
+            self.wait_a_little()
+
+    def loop(self, owner: int, server: int) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+        self.children = syscalls.signalfd(1 << (signal.SIGCHLD - 1))
+        self.poll_children = select.poll()
+        self.poll_children.register(self.children, select.POLLIN)
+        poll = select.poll()
+        control = self.control.fileno()
+        for fd in (control, self.children, owner, server):
+            poll.register(fd, select.POLLIN)
+        self.control.send(protocol.READY)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == control:
+                    self.receive()
+                elif fd == self.children:
+                    _drain(fd)
+                    self.reap()
+                else:
+                    os._exit(0)  # the owner or the fork server is dead: take everything along
+
+
+class _Credentials:
+    """Become the command's user for one posix_spawn, and root again after it.
+
+    Credentials belong to the thread and are inherited by the child. PR_SET_KEEPCAPS keeps the permitted set over the
+    change of ids, so that there is a way back; execve clears both for an ordinary user (capabilities(7)).
+    """
+
+    def __init__(self, agent: Agent, uid: int, gid: int) -> None:
+        self.agent, self.uid, self.gid = agent, uid, gid
+
+    def __enter__(self) -> None:
+        if self.uid != self.agent.own:
+            if not self.agent.many_users:
+                raise OSError(22, os.strerror(22))
+            os.setgroups([self.gid])
+            os.setresgid(self.gid, self.gid, self.gid)
+            os.setresuid(self.uid, self.uid, self.uid)
+
+    def __exit__(self, *_: object) -> None:
+        if self.uid != self.agent.own:
+            syscalls.capset(self.agent.held, self.agent.held)
+            os.setresuid(0, 0, 0)
+            os.setresgid(0, 0, 0)
+            os.setgroups([])
+            syscalls.capset(self.agent.held, self.agent.held)
+            syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
+            syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+
+
+def serve(control: _socket.socket, owner: int, server: int, uid: int, *, many_users: bool) -> None:
+    """Run PID 1. `owner` and `server` are pidfds of the processes whose death ends the sandbox."""
+    Agent(control, uid, many_users=many_users).loop(owner, server)
+
+
+def _redirections(stdio: int, fds: list[int]) -> list[tuple[int, int, int]]:
+    """File actions for posix_spawn; our own 0, 1, 2 are the sandbox's null device."""
+    actions, rest = [], iter(fds)
+    for number in range(3):
+        how = stdio >> 2 * number & 3
+        if how == protocol.PIPE:
+            actions.append((os.POSIX_SPAWN_DUP2, next(rest), number))
+        elif how == protocol.MERGE:
+            actions.append((os.POSIX_SPAWN_DUP2, 1, number))
+    return actions
+
+
+def _find(name: bytes, path: bytes) -> bytes:
+    """Look a program up as execvp(3) does: the first that can be executed, else the best reason."""
+    if not name:
+        raise FileNotFoundError(2, os.strerror(2))
+    if b"/" in name:
+        return name
+    reason = 2  # ENOENT
+    for directory in path.split(b":"):
+        candidate = (directory or b".") + b"/" + name
+        try:
+            info = os.stat(candidate)
+        except OSError:
+            continue
+        if stat.S_ISREG(info.st_mode) and os.access(candidate, os.X_OK, effective_ids=True):
+            return candidate
+        reason = 13  # EACCES
+    raise OSError(reason, os.strerror(reason))
+
+
+def _tell(channel: _socket.socket, reply: Reply) -> None:
+    """Answer; a client that hung up, or does not read, is no reason to stop."""
+    try:
+        channel.send(reply.pack(), _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
+    except OSError as error:
+        if error.errno not in (32, 104, 11):  # EPIPE, ECONNRESET, EAGAIN
+            raise
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _drain(fd: int) -> None:
+    try:
+        os.read(fd, 128 * 16)
+    except BlockingIOError:
+        return
+
+
+def _permitted() -> int:
+    with open("/proc/self/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"CapPrm:"):
+                return int(line.split()[1], 16)
+    return 0

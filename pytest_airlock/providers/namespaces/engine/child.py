@@ -1,0 +1,242 @@
+"""The sandbox's first process, from clone3 to PID 1 of a locked-down world.
+
+Everything up to `pivot_root` is trusted code on trusted data. After it no module may be imported: a late import
+would load a file of the sandbox. Failures are told to the client as (step, errno, path).
+"""
+
+from __future__ import annotations
+
+import _socket
+import fcntl
+import json
+import os
+import resource
+import socket
+import struct
+from typing import NamedTuple
+
+from . import agent, base, protocol, syscalls
+from .identity import write_proc
+from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT
+
+__all__ = ["Ends", "Options", "run"]
+
+ROOT = "/r"  # where the new root is put together
+SCRATCH = "/s"  # the sandbox's own tmpfs: uI, wI = overlay upper and work directories of view I
+# Kernel interfaces hidden or made read-only in /proc, as the container engines do (OCI runtime-spec, maskedPaths).
+MASKED = (
+    "acpi",
+    "asound",
+    "interrupts",
+    "kcore",
+    "keys",
+    "latency_stats",
+    "scsi",
+    "sched_debug",
+    "timer_list",
+    "timer_stats",
+)
+READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
+
+# CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE SYS_CHROOT, see capabilities(7)
+KEPT_CAPABILITIES = sum(1 << number for number in (0, 1, 3, 4, 5, 6, 7, 8, 10, 18))
+
+
+class Options(NamedTuple):
+    """What one world is made of besides its files. Sizes in bytes; `limits` are (resource, soft, hard),
+    `affinity` how many processors it is pinned to where no cgroup can limit it (0 = all).
+    """
+
+    views: tuple[base.Layered, ...]
+    layers: tuple[int, ...]
+    size: int
+    inodes: int
+    uid: int
+    many_users: bool
+    nested: bool
+    program: bytes
+    limits: tuple[tuple[int, int, int], ...]
+    last_capability: int
+    affinity: int
+
+
+class Ends(NamedTuple):
+    """The descriptors the child keeps; everything else is closed first."""
+
+    control: _socket.socket
+    setup: _socket.socket
+    mapped: int
+    owner: int
+    server: int
+
+
+def run(options: Options, ends: Ends) -> None:
+    """Never returns."""
+    try:
+        _keep_only({ends.control.fileno(), ends.setup.fileno(), ends.mapped, ends.owner, ends.server})
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
+        if not os.read(ends.mapped, 1):
+            os._exit(0)  # the fork server gave up on us
+        os.close(ends.mapped)
+        # The creator of a user name space has all capabilities in it, whatever its ids.
+        uid = 0 if options.many_users else options.uid
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        syscalls.unshare(syscalls.CLONE_NEWCGROUP)
+        socket.sethostname("airlock")
+        _loopback_up()
+        _build_root(options, ends)
+        _enter_root()
+        _lock_down(options)
+        agent.serve(ends.control, ends.owner, ends.server, options.uid, many_users=options.many_users)
+    except Exception as error:  # noqa: BLE001 - nobody is above us to see it: it is told to the client
+        step = getattr(error, "step", "") or f"{type(error).__name__}: {error}"[:500]
+        report = [step, getattr(error, "errno", None) or 0, str(getattr(error, "filename", None) or "")[:1000]]
+        ends.control.send(protocol.BROKEN + json.dumps(report).encode("ascii"))
+    finally:
+        os._exit(70)
+
+
+def _keep_only(wanted: set[int]) -> None:
+    """Close what the fork server has open, siblings' sockets first of all; 0, 1, 2 become the null device."""
+    null = os.open("/d/null", os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    low = 3
+    for fd in sorted(wanted):
+        os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, 1 << 20)
+
+
+def _loopback_up() -> None:
+    """SIOCSIFFLAGS (netdevice(7)): the one interface of a locked network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        fcntl.ioctl(sock, 0x8914, struct.pack("16sH22x", b"lo", 0x1 | 0x40))
+
+
+def _build_root(options: Options, ends: Ends) -> None:
+    syscalls.mount(None, "/", None, MS_REC | syscalls.MS_PRIVATE)
+    syscalls.mount(
+        "tmpfs", SCRATCH, "tmpfs", MS_NOSUID | MS_NODEV, f"size={options.size},nr_inodes={options.inodes},mode=755"
+    )
+    for name, mode in (("shm", 0o1777), *((f"{kind}{i}", 0o755) for i in range(len(options.views)) for kind in "uw")):
+        os.mkdir(f"{SCRATCH}/{name}")
+        os.chmod(f"{SCRATCH}/{name}", mode)
+    scratch = syscalls.open_tree(SCRATCH)
+    protocol.send(ends.setup, b"t", (scratch,))
+    os.close(scratch)
+    ends.setup.close()
+    os.chdir("/")
+    for index, view in enumerate(options.views):
+        _mount_view(index, view, options.layers)
+    _mount_proc(nested=options.nested)
+    _mount_dev()
+
+
+def _mount_view(index: int, view: base.Layered, layers: tuple[int, ...]) -> None:
+    target = ROOT + view.target
+    if view.mode == "rw":
+        base.attach(f"/{view.lowers[-1]}", target)
+        for path, cover in view.covers:
+            if os.path.lexists(f"{target}/{path}"):
+                syscalls.mount(f"/{cover}", f"{target}/{path}", None, MS_BIND)
+        return
+    if view.file:
+        _mount_file(f"/{view.lowers[-1]}", f"{SCRATCH}/w{index}/file", target, writable=view.mode == "cow")
+        return
+    lowers = list(view.lowers)
+    data, flags = "userxattr", MS_NOSUID | MS_NODEV
+    if view.mode == "cow":
+        lowers = [f"l/{layer}/u{index}" for layer in reversed(layers)] + lowers
+        upper, work = f"{SCRATCH}/u{index}", f"{SCRATCH}/w{index}"
+        _like(lowers[0], upper)
+        data += f",upperdir={upper},workdir={work}"
+    else:
+        flags |= MS_RDONLY
+    syscalls.mount("overlay", target, "overlay", flags, f"{data},lowerdir={':'.join(lowers)}")
+
+
+def _mount_file(source: str, copy: str, target: str, *, writable: bool) -> None:
+    """A single file cannot be an overlay: a private copy stands in for it."""
+    with open(source, "rb") as original, open(copy, "wb") as file:
+        os.fchmod(file.fileno(), os.fstat(original.fileno()).st_mode & 0o755)
+        while chunk := original.read(1 << 20):
+            file.write(chunk)
+    syscalls.mount(copy, target, None, MS_BIND)
+    if not writable:
+        syscalls.mount(None, target, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
+
+
+def _like(lower: str, upper: str) -> None:
+    """Give the top directory of a view the attributes it has below: in an overlay the topmost one's count."""
+    info = os.stat(lower)
+    os.chmod(upper, info.st_mode & 0o1777)
+    try:
+        os.chown(upper, info.st_uid, info.st_gid)
+    except OSError as error:
+        # An owner that does not exist in here: the directory is the sandbox root's own then.
+        if error.errno not in (1, 22):
+            raise
+    os.utime(upper, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+def _mount_proc(*, nested: bool) -> None:
+    proc = f"{ROOT}/proc"
+    syscalls.mount("proc", proc, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    if not nested:
+        write_proc(f"{proc}/sys/user/max_user_namespaces", b"0")
+    # Root inside has no power over the network, but low ports are an ordinary thing to test.
+    write_proc(f"{proc}/sys/net/ipv4/ip_unprivileged_port_start", b"0")
+    for name in READ_ONLY:
+        path = f"{proc}/{name}"
+        if os.path.exists(path):
+            syscalls.mount(path, path, None, MS_BIND | MS_REC)
+            syscalls.mount(None, path, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    for name in MASKED:
+        path = f"{proc}/{name}"
+        if os.path.isdir(path):
+            syscalls.mount("/e", path, None, MS_BIND)
+        elif os.path.exists(path):
+            syscalls.mount("/d/null", path, None, MS_BIND)
+
+
+def _mount_dev() -> None:
+    devices = syscalls.open_tree("/d", recursive=True)
+    syscalls.move_mount(devices, f"{ROOT}/dev")
+    os.close(devices)
+    syscalls.mount("devpts", f"{ROOT}/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
+    syscalls.mount(f"{SCRATCH}/shm", f"{ROOT}/dev/shm", None, MS_BIND)
+    syscalls.mount("mqueue", f"{ROOT}/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+
+
+def _enter_root() -> None:
+    os.chdir(ROOT)
+    syscalls.pivot_root(".", ".")
+    syscalls.umount(".")
+    os.chdir("/")
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    os.close(null)
+
+
+def _lock_down(options: Options) -> None:
+    """From here on nothing can be undone. Order: what needs capabilities first, the filter last but one."""
+    for number, soft, hard in options.limits:
+        ceiling = resource.getrlimit(number)[1]
+        if ceiling != resource.RLIM_INFINITY:
+            soft, hard = min(soft, ceiling), min(hard, ceiling)
+        resource.setrlimit(number, (soft, hard))
+    if options.affinity:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.affinity])
+    os.umask(0o022)
+    syscalls.join_session_keyring()
+    syscalls.drop_bounding(KEPT_CAPABILITIES, options.last_capability)
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
+    syscalls.capset(KEPT_CAPABILITIES, KEPT_CAPABILITIES)
+    # Cleared by every change of credentials, so set again.
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    syscalls.seccomp(options.program)

@@ -1,0 +1,241 @@
+"""Who a sandbox is to the kernel: user name spaces, id maps and leases of id ranges.
+
+As root (CAP_SYS_ADMIN decides, not uid 0) every slot leases 65,536 host ids of its own, and image files are shifted into it by
+idmapped mounts. As an ordinary user the fork server enters one user name space first: with newuidmap and a range
+from /etc/subuid it has 65,536 ids, else exactly one. See user_namespaces(7), newuidmap(1), mount_setattr(2).
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import pwd
+import signal
+from collections.abc import Callable
+from typing import NamedTuple
+
+from . import syscalls
+from .syscalls import StepError
+
+__all__ = ["Identity", "Slot", "enter", "open_slot"]
+
+IDS = 65_536
+_FIRST, _LAST = 0x80000, 0x6FFF0000  # where container managers allocate dynamically, systemd's UIDS-GIDS.md
+_NEWUIDMAP = ("newuidmap", "newgidmap")
+
+
+class Identity(NamedTuple):
+    """What the fork server is. `ids` is how many ids a sandbox can have (1 or 65,536)."""
+
+    privileged: bool
+    ids: int
+    note: str = ""
+
+
+class Slot(NamedTuple):
+    """An id range and what holds it: `first` is the host id of the sandbox's root, `userns` a descriptor for idmaps."""
+
+    number: int
+    first: int
+    userns: int
+    lease: _socket.socket | None
+
+    def id_map(self, identity: Identity, inside: int) -> bytes:
+        """Lines for /proc/PID/{u,g}id_map. With one id only, it is `inside` (0, or 1000 for the ordinary user)."""
+        if identity.privileged:
+            return b"0 %d %d" % (self.first, IDS)
+        if identity.ids == 1:
+            return b"%d 0 1" % inside
+        # One line may not span two extents of the parent's map.
+        return b"0 0 1\n1 1 %d" % (IDS - 1)
+
+    def close(self) -> None:
+        if self.userns >= 0:
+            os.close(self.userns)
+        if self.lease is not None:
+            self.lease.close()
+
+
+def capabilities() -> int:
+    """The effective set of this process, as a bit mask."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("CapEff:"):
+                return int(line.split()[1], 16)
+    return 0
+
+
+def enter() -> Identity:
+    """Become able to make sandboxes: nothing to do as root, else enter a user name space of our own."""
+    if capabilities() >> 21 & 1:
+        os.setgroups([])
+        return Identity(privileged=True, ids=IDS)
+    uid, gid = os.getuid(), os.getgid()
+    ranges = [_subordinate(f"/etc/{name}", uid) for name in ("subuid", "subgid")]
+    helper = _mapping_helper(uid, gid, ranges) if all(ranges) else None
+    groups = os.getgroups()
+    syscalls.unshare(syscalls.CLONE_NEWUSER)
+    if helper is not None and helper():
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        os.setgroups([])
+        return Identity(privileged=False, ids=IDS)
+    for name, text in (("setgroups", b"deny"), ("uid_map", b"0 %d 1" % uid), ("gid_map", b"0 %d 1" % gid)):
+        write_proc(f"/proc/self/{name}", text)
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    kept = sorted(set(groups) - {gid})
+    note = f"supplementary groups cannot be dropped with a single-id map: {kept}" if kept else ""
+    return Identity(privileged=False, ids=1, note=note)
+
+
+def write_proc(path: str, text: bytes) -> None:
+    """Write one of the files that want exactly one write(2)."""
+    step = path.rsplit("/", 1)[1]
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, text)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise StepError(error.errno or 0, step, path) from error
+
+
+def _subordinate(path: str, uid: int) -> int:
+    """First id of a range of at least 65,535 that `path` (subuid(5)) gives to `uid`, 0 if there is none."""
+    try:
+        names = {str(uid), pwd.getpwuid(uid).pw_name}
+    except KeyError:
+        names = {str(uid)}
+    for name, first, count in _lines(path):
+        if name in names and count >= IDS - 1:
+            return first
+    return 0
+
+
+def _lines(path: str) -> list[tuple[str, int, int]]:
+    """(name, first, count) of each well-formed line of subuid(5) or subgid(5)."""
+    found = []
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                name, _, rest = line.strip().partition(":")
+                first, _, count = rest.partition(":")
+                if first.isascii() and first.isdigit() and count.isascii() and count.isdigit():
+                    found.append((name, int(first), int(count)))
+    except FileNotFoundError:
+        return []
+    return found
+
+
+def _mapping_helper(uid: int, gid: int, ranges: list[int]) -> Callable[[], bool] | None:
+    """Fork a process that stays outside and maps us by newuidmap(1) when called; the call tells whether it worked."""
+    programs = [program for program in map(_which, _NEWUIDMAP) if program]
+    if len(programs) < len(_NEWUIDMAP):
+        return None
+    target = str(os.getpid())
+    wait, go = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.close(go)
+            if os.read(wait, 1):
+                codes = [
+                    os.waitstatus_to_exitcode(
+                        os.waitpid(
+                            os.posix_spawn(
+                                program, [program, target, "0", str(own), "1", "1", str(first), str(IDS - 1)], {}
+                            ),
+                            0,
+                        )[1]
+                    )
+                    for program, own, first in zip(programs, (uid, gid), ranges, strict=True)
+                ]
+                status = int(any(codes))
+        finally:
+            os._exit(status)
+    os.close(wait)
+
+    def finish() -> bool:
+        os.write(go, b"x")
+        os.close(go)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    return finish
+
+
+def _which(name: str) -> str | None:
+    for directory in ("/usr/bin", "/usr/local/bin", "/bin", "/run/wrappers/bin"):
+        path = f"{directory}/{name}"
+        if os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def open_slot(number: int, identity: Identity) -> Slot:
+    """A slot for one sandbox at a time; as root with an id range that nobody else has and a user name space of it."""
+    if not identity.privileged:
+        return Slot(number, 0, -1, None)
+    first, lease = _lease_range()
+    pid, pidfd = syscalls.clone(syscalls.CLONE_NEWUSER)
+    if pid == 0:
+        # Only its name space is wanted: end with the fork server if that dies first.
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
+        while True:
+            signal.pause()
+    try:
+        for name in ("uid_map", "gid_map"):
+            write_proc(f"/proc/{pid}/{name}", b"0 %d %d" % (first, IDS))
+        userns = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        os.close(pidfd)
+    return Slot(number, first, userns, lease)
+
+
+def _lease_range() -> tuple[int, _socket.socket]:
+    """A free range of 65,536 host ids: in our own maps, in nobody's subuid or passwd, and held by nobody else.
+
+    The lease is a bound abstract socket: machine-wide, atomic, and gone with its holder, whatever ends it.
+    """
+    taken = [(first, first + count) for name in ("subuid", "subgid") for _, first, count in _lines(f"/etc/{name}")]
+    taken += [(uid, uid + 1) for uid in _named_ids()]
+    extents = [_extents(f"/proc/self/{name}") for name in ("uid_map", "gid_map")]
+    count = (_LAST - _FIRST) // IDS
+    start = os.getpid() * 61 % count
+    for step in range(count):
+        first = _FIRST + (start + step) % count * IDS
+        if any(low < first + IDS and first < high for low, high in taken):
+            continue
+        if not all(any(low <= first and first + IDS <= high for low, high in some) for some in extents):
+            continue
+        lease = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+        try:
+            lease.bind(b"\0airlock-ids-%d" % first)
+        except OSError:
+            lease.close()
+            continue
+        return first, lease
+    raise StepError(28, "id range", "/proc/self/uid_map")  # ENOSPC
+
+
+def _named_ids() -> list[int]:
+    ids = []
+    for path in ("/etc/passwd", "/etc/group"):
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                fields = [line.split(":") for line in file]
+        except FileNotFoundError:
+            continue
+        ids += [int(field[2]) for field in fields if len(field) > 2 and field[2].isascii() and field[2].isdigit()]
+    return ids
+
+
+def _extents(path: str) -> list[tuple[int, int]]:
+    """The (first, end) ranges of ids that exist in our own user name space."""
+    with open(path, encoding="ascii") as file:
+        rows = [[int(word) for word in line.split()] for line in file]
+    return [(inside, inside + count) for inside, _, count in rows]

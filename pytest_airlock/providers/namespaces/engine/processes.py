@@ -1,0 +1,77 @@
+"""Who runs in the sandbox, from /proc/PID/stat (proc_pid_stat(5))."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+__all__ = ["Process", "alive", "doomed", "now", "scan"]
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Process(NamedTuple):
+    """One process: `started` in clock ticks since boot, `name` as the process chose it, 15 bytes at most."""
+
+    pid: int
+    parent: int
+    state: str
+    started: int
+    name: bytes
+
+
+def read(pid: int | str) -> Process | None:
+    """The process, None if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            text = file.read(1024)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name is in parentheses and may hold anything, so the last one closes it.
+    start, end = text.find(b"("), text.rfind(b")")
+    fields = text[end + 2 :].split()
+    return Process(
+        int(text[:start]), int(fields[1]), fields[0].decode("ascii"), int(fields[19]), text[start + 1 : end][:15]
+    )
+
+
+def now() -> int:
+    """The present as /proc counts it: clock ticks since boot."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS)
+
+
+def scan() -> list[Process]:
+    """Everybody, PID 1 included."""
+    found = (read(name) for name in os.listdir("/proc") if name.isdigit())
+    return [process for process in found if process is not None]
+
+
+def alive() -> list[Process]:
+    """Everybody but PID 1 and the dead that wait to be reaped."""
+    return [process for process in scan() if process.pid != 1 and process.state not in "ZX"]
+
+
+def doomed(everybody: Iterable[Process], target: int, born: int, running: Collection[int]) -> list[int]:
+    """Who has to die with a command: its descendants, and every orphan born at or after `born` that is no command of
+    its own, with its descendants. The dead that wait to be reaped do not count.
+    """
+    children: dict[int, list[Process]] = {}
+    heads = []
+    for process in everybody:
+        children.setdefault(process.parent, []).append(process)
+        orphan = process.parent == 1 and process.pid not in running and process.started >= born
+        if process.pid == target or orphan:
+            heads.append(process)
+    found = []
+    seen = set()
+    while heads:
+        process = heads.pop()
+        if process.pid in seen or process.pid == 1:
+            continue
+        seen.add(process.pid)
+        if process.state not in "ZX":
+            found.append(process.pid)
+        heads += children.get(process.pid, [])
+    return found

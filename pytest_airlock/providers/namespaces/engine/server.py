@@ -1,0 +1,436 @@
+"""The fork server: one per pytest process. Prepares base images once, then makes a sandbox with one clone.
+
+It never reads a byte that comes from inside a running sandbox, has no threads, imports nothing after start-up, and ends,
+with everything it made, when its owner dies: the owner's pidfd and the end of the control socket say so.
+"""
+
+from __future__ import annotations
+
+import _socket
+import gc
+import os
+import resource
+import select
+import signal
+import sys
+from typing import Any, NamedTuple
+
+from . import base, cgroups, child, diff, identity, processes, protocol, seccomp, syscalls
+from .identity import Identity, Slot
+from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT, StepError
+from .world import World
+
+__all__ = ["main"]
+
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_DEVICE_LINKS = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+    ("core", "/proc/kcore"),
+)
+_NAMESPACES = (
+    syscalls.CLONE_NEWUSER
+    | syscalls.CLONE_NEWNS
+    | syscalls.CLONE_NEWPID
+    | syscalls.CLONE_NEWIPC
+    | syscalls.CLONE_NEWUTS
+    | syscalls.CLONE_NEWNET
+)
+
+
+class Life(NamedTuple):
+    """A running incarnation of a sandbox: PID 1, its pidfd, and the channel its tmpfs arrives on."""
+
+    pid: int
+    pidfd: int
+    setup: _socket.socket
+    group: Any
+
+
+class Sandbox:
+    """What the server knows of one: its base and slot stay, its life and its layers change."""
+
+    def __init__(self, image: base.Base, slot: Slot, spec: dict[str, Any]) -> None:
+        self.image, self.slot, self.spec = image, slot, spec
+        self.layers: tuple[int, ...] = ()
+        self.made: set[int] = set()
+        self.life: Life | None = None
+        self.scratch = -1
+
+    def drop(self, layers: set[int]) -> None:
+        """Unmount layers that nothing stands on any more."""
+        for layer in layers:
+            syscalls.umount(f"/l/{layer}")
+            os.rmdir(f"/l/{layer}")
+        self.made -= layers
+
+
+class Server:
+    """Requests are one JSON object each, answered in order: {"ok": …} or {"error": [step, errno, path]}."""
+
+    def __init__(self, sock: _socket.socket, owner: int) -> None:
+        self.sock, self.owner = sock, owner
+        self.myself = os.pidfd_open(os.getpid())
+        self.bases: list[base.Base] = []
+        self.sandboxes: dict[int, Sandbox] = {}
+        self.free: list[Slot] = []
+        self.count = 0
+        self.slots = 0
+        self.born = 0
+        self.walkers: list[int] = []
+        self.handed: _socket.socket | None = None
+
+    # ------------------------------------------------------------------ start-up
+
+    def prepare(self) -> dict[str, Any]:
+        """Enter our own name spaces and lay out the private root; tells what was found."""
+        self.identity: Identity = identity.enter()
+        syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS)
+        syscalls.mount(None, "/", None, MS_REC | syscalls.MS_PRIVATE)
+        stage = next(path for path in ("/tmp", "/mnt", "/run") if os.path.isdir(path))
+        syscalls.mount("tmpfs", stage, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
+        os.chdir(stage)
+        for name in ("host", "b", "d", "e", "l", "proc", "r", "s", "x"):
+            os.mkdir(name)
+        syscalls.pivot_root(".", "host")
+        os.chdir("/")
+        syscalls.mount("/host/proc", "/proc", None, MS_BIND | MS_REC)
+        self._devices()
+        syscalls.mount("tmpfs", "/e", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=555")
+        self.last_capability = _last_capability()
+        self.means = cgroups.probe(prefix="/host")
+        cgroups.sweep(prefix="/host")
+        self.probe = self._slot()
+        self.free.append(self.probe)
+        self.idmap = self.identity.privileged and self._tmpfs_can_shift()
+        gc.collect()
+        gc.freeze()
+        return {
+            "privileged": self.identity.privileged,
+            "ids": self.identity.ids,
+            "idmap": self.idmap,
+            "note": self.identity.note,
+            "cgroups": self.means.to_json(),
+            "pid": os.getpid(),
+            "born": processes.now(),
+        }
+
+    def _devices(self) -> None:
+        """One tree of the harmless device nodes, cloned into every sandbox; nothing in it is writable."""
+        syscalls.mount("tmpfs", "/d", "tmpfs", MS_NOSUID | MS_NOEXEC, "size=64k,mode=755")
+        for name in _DEVICES:
+            os.close(os.open(f"/d/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+            syscalls.mount(f"/host/dev/{name}", f"/d/{name}", None, MS_BIND)
+        for name, target in _DEVICE_LINKS:
+            os.symlink(target, f"/d/{name}")
+        for name in ("pts", "shm", "mqueue"):
+            os.mkdir(f"/d/{name}")
+        syscalls.mount(None, "/d", None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NOEXEC)
+
+    def _tmpfs_can_shift(self) -> bool:
+        """Idmapped tmpfs needs Linux 6.3; without it there is one id range for all sandboxes of this server."""
+        syscalls.mount("tmpfs", "/x", "tmpfs", MS_NOSUID | MS_NODEV, "size=4k")
+        clone = syscalls.open_tree("/x")
+        try:
+            syscalls.mount_setattr(clone, syscalls.MOUNT_ATTR_IDMAP, userns=self.probe.userns)
+        except StepError:
+            return False
+        finally:
+            os.close(clone)
+            syscalls.umount("/x")
+        return True
+
+    def _slot(self) -> Slot:
+        self.slots += 1
+        return identity.open_slot(self.slots - 1, self.identity)
+
+    # ------------------------------------------------------------------ requests
+
+    def op_base(self, request: dict[str, Any]) -> int:
+        world = World.from_json(request["world"].encode())
+        self.count += 1
+        self.bases.append(base.Base(self.count, world, self.identity, self.probe, idmap=self.idmap))
+        return len(self.bases) - 1
+
+    def op_create(self, request: dict[str, Any]) -> int:
+        image = self.bases[request["base"]]
+        if self.identity.privileged and self.idmap:
+            slot = self.free.pop() if self.free else self._slot()
+        else:
+            slot = self.probe
+        self.count += 1
+        self.sandboxes[self.count] = Sandbox(image, slot, request["spec"])
+        return self.count
+
+    def op_start(self, request: dict[str, Any]) -> tuple[dict[str, Any], tuple[int, ...]]:
+        box = self.sandboxes[request["id"]]
+        if box.life is not None:
+            self._end(box)
+        control, far = protocol.channel()
+        try:
+            box.life = self._clone(box, far)
+        except BaseException:
+            control.close()
+            raise
+        finally:
+            far.close()
+        self.handed = control  # closed once it was sent
+        return {"pid": box.life.pid}, (control.fileno(), box.life.pidfd)
+
+    def op_kill(self, request: dict[str, Any]) -> bool:
+        """End the life: proved by the kernel when this returns. What was written is lost."""
+        box = self.sandboxes[request["id"]]
+        alive = box.life is not None
+        self._end(box)
+        return alive
+
+    def op_freeze(self, request: dict[str, Any]) -> list[int]:
+        """End the life and keep what it wrote as a layer; the answer is the new list of layers."""
+        box = self.sandboxes[request["id"]]
+        if box.life is not None:
+            scratch = self._scratch(box)
+            self._end(box, keep=True)
+            try:
+                self._freeze(box, scratch)
+            finally:
+                os.close(scratch)
+        return list(box.layers)
+
+    def op_layers(self, request: dict[str, Any]) -> None:
+        """Choose what the next life stands on."""
+        box = self.sandboxes[request["id"]]
+        box.layers = tuple(request["layers"])
+
+    def op_retain(self, request: dict[str, Any]) -> None:
+        """Unmount the layers of a sandbox that are not in `layers`: nothing stands on them any more."""
+        box = self.sandboxes[request["id"]]
+        box.drop(box.made - set(request["layers"]))
+
+    def op_pristine(self, request: dict[str, Any]) -> bool:
+        """Whether the present life has written nothing yet."""
+        return not _written(f"/proc/self/fd/{self._scratch(self.sandboxes[request['id']])}")
+
+    def op_oom(self, request: dict[str, Any]) -> int:
+        """How often the kernel killed for the sandbox's memory limit."""
+        life = self.sandboxes[request["id"]].life
+        return life.group.oom_kills() if life is not None and life.group is not None else 0
+
+    def op_diff(self, request: dict[str, Any], fds: list[int]) -> None:
+        """Write the changes since `layers` to the pipe that came along, from a process of its own."""
+        box = self.sandboxes[request["id"]]
+        views = self._diff_views(box, len(request["layers"]))
+        self._reap()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
+                diff.diff(views, fds[0], xattr_prefix="user.", limit=request["limit"])
+            finally:
+                os._exit(0)
+        self.walkers.append(pid)
+
+    def _reap(self) -> None:
+        """Collect diff processes that are done; the client has their output long since."""
+        self.walkers = [pid for pid in self.walkers if os.waitpid(pid, os.WNOHANG)[0] == 0]
+
+    def op_delete(self, request: dict[str, Any]) -> None:
+        box = self.sandboxes.pop(request["id"], None)
+        if box is None:
+            return
+        self._end(box)
+        if box.slot is not self.probe or self.idmap:
+            self.free.append(box.slot)
+        box.drop(set(box.made))
+
+    # ------------------------------------------------------------------ lives
+
+    def _clone(self, box: Sandbox, far: _socket.socket) -> Life:
+        setup, setup_far = protocol.channel()
+        wait, go = os.pipe2(os.O_CLOEXEC)
+        group = None
+        try:
+            options = self._options(box)
+            group = self._group(box)
+            pid, pidfd = syscalls.clone(_NAMESPACES)
+            if pid == 0:
+                child.run(options, child.Ends(far, setup_far, wait, self.owner, self.myself))
+            life = Life(pid, pidfd, setup, group)
+            try:
+                inside = 0 if self.identity.ids > 1 else box.spec["uid"]
+                for name in ("uid_map", "gid_map"):
+                    identity.write_proc(f"/proc/{pid}/{name}", box.slot.id_map(self.identity, inside))
+                if group is not None:
+                    group.add(pid)
+                os.write(go, b"x")
+            except BaseException:
+                self._bury(life)
+                raise
+            return life
+        except BaseException:
+            setup.close()
+            if group is not None:
+                group.remove()
+            raise
+        finally:
+            os.close(wait)
+            os.close(go)
+            setup_far.close()
+
+    def _options(self, box: Sandbox) -> child.Options:
+        spec = box.spec
+        program = seccomp.build(
+            nesting=spec["nested"], single_user=self.identity.ids == 1, pin_cpus=bool(spec["affinity"])
+        )
+        return child.Options(
+            views=tuple(box.image.views(box.slot)),
+            layers=box.layers,
+            size=spec["disk"],
+            inodes=spec["inodes"],
+            uid=spec["uid"],
+            many_users=self.identity.ids > 1,
+            nested=spec["nested"],
+            program=program,
+            limits=tuple((getattr(resource, name), soft, hard) for name, soft, hard in spec["limits"]),
+            last_capability=self.last_capability,
+            affinity=spec["affinity"],
+        )
+
+    def _group(self, box: Sandbox) -> Any:
+        wanted = box.spec["group"]
+        if not wanted:
+            return None
+        self.born += 1
+        return cgroups.create(f"{self.born}", prefix="/host", **wanted)
+
+    def _bury(self, life: Life) -> None:
+        """SIGKILL to PID 1 and wait: the kernel lets wait return only when the whole pid name space is empty."""
+        signal.pidfd_send_signal(life.pidfd, signal.SIGKILL)
+        os.waitpid(life.pid, 0)
+        os.close(life.pidfd)
+
+    def _end(self, box: Sandbox, *, keep: bool = False) -> None:
+        if box.life is None:
+            return
+        life, box.life = box.life, None
+        self._bury(life)
+        life.setup.close()
+        if life.group is not None:
+            life.group.remove()
+        if box.scratch >= 0 and not keep:
+            os.close(box.scratch)
+        box.scratch = -1
+
+    def _scratch(self, box: Sandbox) -> int:
+        """The detached clone of the sandbox's tmpfs, sent by the child before any sandbox code ran."""
+        if box.scratch < 0:
+            if box.life is None:
+                raise StepError(2, "scratch")
+            data, fds = protocol.receive(box.life.setup)
+            if data is None or not fds:
+                raise StepError(3, "scratch")  # ESRCH: it died while its root was put together
+            box.scratch = fds[0]
+        return box.scratch
+
+    def _freeze(self, box: Sandbox, scratch: int) -> None:
+        if not _written(f"/proc/self/fd/{scratch}"):
+            return
+        self.count += 1
+        place = f"/l/{self.count}"
+        os.mkdir(place)
+        syscalls.move_mount(scratch, place)
+        # The superblock, not only this mount: EBUSY if anything could still write to it.
+        syscalls.mount(None, place, None, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
+        box.made.add(self.count)
+        box.layers = (*box.layers, self.count)
+
+    def _diff_views(self, box: Sandbox, since: int) -> list[diff.DiffView]:
+        tops: list[str] = []
+        if box.life is not None:
+            tops.append(f"/proc/self/fd/{self._scratch(box)}")
+        layers = [f"/l/{layer}" for layer in reversed(box.layers)]
+        newer, older = layers[: len(layers) - since], layers[len(layers) - since :]
+        views = []
+        for index, view in enumerate(box.image.views(box.slot)):
+            if view.mode == "cow" and view.system:
+                uppers = tuple(f"{top}/u{index}" for top in (*tops, *newer))
+                lowers = tuple(f"{layer}/u{index}" for layer in older) + tuple(f"/{lower}" for lower in view.lowers)
+                views.append(diff.DiffView(view.target or "/", uppers, lowers))
+        return views
+
+    # ------------------------------------------------------------------ the loop
+
+    def serve(self) -> None:
+        poll = select.poll()
+        poll.register(self.sock.fileno(), select.POLLIN)
+        poll.register(self.owner, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == self.owner:
+                    return
+                request, fds = protocol.receive_json(self.sock)
+                if request is None:
+                    return
+                self._answer(request, fds)
+
+    def _answer(self, request: dict[str, Any], fds: list[int]) -> None:
+        passed: tuple[int, ...] = ()
+        self.handed = None
+        try:
+            call = getattr(self, f"op_{request['op']}")
+            result = call(request, fds) if request["op"] == "diff" else call(request)
+            if request["op"] == "start":
+                result, passed = result
+            answer = {"ok": result}
+        except OSError as error:
+            answer = {
+                "error": [getattr(error, "step", "") or request["op"], error.errno or 0, str(error.filename or "")]
+            }
+        finally:
+            for fd in fds:
+                os.close(fd)
+        protocol.send_json(self.sock, answer, passed)
+        if self.handed is not None:
+            self.handed.close()
+
+    def close(self) -> None:
+        """Kill all first, then wait for all: they die side by side."""
+        for box in self.sandboxes.values():
+            if box.life is not None:
+                signal.pidfd_send_signal(box.life.pidfd, signal.SIGKILL)
+        for box in self.sandboxes.values():
+            self._end(box)
+
+
+def _written(scratch: str) -> bool:
+    """Whether any upper directory of a sandbox's tmpfs has an entry."""
+    return any(os.listdir(f"{scratch}/{name}") for name in os.listdir(scratch) if name.startswith("u"))
+
+
+def _last_capability() -> int:
+    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+        return int(file.read())
+
+
+def main(fd: int) -> None:
+    """Entry point of the process: `fd` is the control socket; the owner's pidfd comes with the first message."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sock = _socket.socket(fileno=fd)
+    os.set_inheritable(fd, False)
+    _, fds = protocol.receive_json(sock)
+    server = Server(sock, fds[0])
+    # What a process of a sandbox could make us import must not be found: everything is loaded by now.
+    sys.path[:] = []
+    try:
+        found = server.prepare()
+    except OSError as error:
+        step = getattr(error, "step", "") or "start"
+        protocol.send_json(sock, {"error": [step, error.errno or 0, str(error.filename or "")]})
+        return
+    protocol.send_json(sock, {"ok": found})
+    try:
+        server.serve()
+    finally:
+        server.close()

@@ -1,0 +1,68 @@
+"""From what the fork server found to what the provider can enforce here and now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytest_airlock.providers.base import Absence, Features, ProviderSpec
+
+__all__ = ["ONE_ID", "enforced", "found"]
+
+ONE_ID = Absence(
+    "there is one user id in the sandbox: newuidmap or a range in /etc/subuid and /etc/subgid is missing",
+    "install the package uidmap (shadow-utils) and run: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER",
+)
+_NO_NETWORK = Absence("this provider locks the network, always", 'use network="locked"')
+_ALWAYS = frozenset(
+    {
+        "network_locked",
+        "mount_ro",
+        "mount_cow",
+        "mount_rw",
+        "user_root",
+        "user_ordinary",
+        "cpu",
+        "disk",
+        "pids",
+        "syscall_filter",
+        "private_proc",
+        "nested",
+        "image_host",
+        "image_rootfs",
+        "snapshots",
+        "diff",
+    }
+)
+_WISHES = ("cpu", "memory", "disk")
+
+
+def found(report: dict[str, Any]) -> Features:
+    """Features from the report of a fork server that built its private root."""
+    present = set(_ALWAYS)
+    absent = dict.fromkeys(("network_allow", "network_open", "network_host", "network_attempts", "ports"), _NO_NETWORK)
+    if report["ids"] > 1:
+        present.add("many_users")
+    else:
+        absent["many_users"] = ONE_ID
+    notes = [report["note"]] if report["note"] else []
+    groups: dict[str, Any] = report["cgroups"]
+    for name in ("cpu", "memory", "pids"):
+        means = groups.get(name, {"usable": False, "why": "no such control group", "fix": ""})
+        if means["usable"]:
+            notes.append(f"cgroup {name} limits")
+            present.add(name)
+        elif name == "memory":
+            absent[name] = Absence(means["why"], means["fix"])
+    if report["privileged"] and not report["idmap"]:
+        present.discard("mount_rw")
+        absent["mount_rw"] = Absence(
+            "sandbox root has an id of its own and this kernel cannot map it (idmapped mounts)",
+            'mount with mode "cow", or run as an ordinary user',
+        )
+    return Features(frozenset(present), absent, tuple(notes))
+
+
+def enforced(spec: ProviderSpec, features: Features) -> tuple[str, ...]:
+    """What is enforced for this sandbox: everything present, but of the sizes only those that were given."""
+    given = {name for name in _WISHES if getattr(spec, name) is not None}
+    return tuple(sorted(name for name in features.present if name not in _WISHES or name in given))

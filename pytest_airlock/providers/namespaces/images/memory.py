@@ -1,0 +1,49 @@
+"""What a process need not find out twice about its machine, so that only the first plan costs a walk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .hostview import HostView
+from .identity import Known, directories_identity
+from .masks import Masks, scan
+from .tree import Tree
+
+__all__ = ["Memory"]
+
+
+class Memory:
+    """Keeps the host's tree and the masks of views. A stable view (part of the image) is looked at once per process; a
+    mount again as soon as one of its directories has changed, which costs a stat of each.
+    """
+
+    def __init__(self) -> None:
+        self.known: Known = {}
+        self._trees: dict[HostView, Tree] = {}
+        self._masks: dict[Any, tuple[str, Masks]] = {}
+
+    def tree(self, host: HostView, make: Callable[[], Tree]) -> Tree:
+        """A copy of the tree that `make()` made for this host."""
+        if host not in self._trees:
+            self._trees[host] = make()
+        return self._trees[host].duplicate()
+
+    def masks(
+        self,
+        top: str,
+        *,
+        start: str,
+        skip: tuple[str, ...],
+        expose: tuple[str, ...],
+        modes: bool,
+        stable: bool,
+    ) -> Masks:
+        """masks.scan(), or what it found before."""
+        stamp = "" if stable else directories_identity(top, self.known)
+        key = (top, start, skip, expose, modes)
+        before = self._masks.get(key)
+        if before is None or before[0] != stamp:
+            before = (stamp, scan(top, start=start, skip=skip, expose=expose, modes=modes))
+            self._masks[key] = before
+        return before[1]

@@ -1,0 +1,384 @@
+"""NamespacesProvider: the contract of providers/base.py over one fork server per process."""
+
+from __future__ import annotations
+
+import _socket
+import hashlib
+import itertools
+import json
+import os
+import secrets
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+
+from pytest_airlock.errors import (
+    AlreadyExists,
+    InvalidSpec,
+    ProviderError,
+    ResetFailed,
+    SandboxBusy,
+    SandboxDied,
+    SnapshotNotFound,
+    UnsupportedFeature,
+)
+from pytest_airlock.providers.base import (
+    Absence,
+    Change,
+    Command,
+    Features,
+    FileStat,
+    Handle,
+    ProviderSpec,
+    ResetProof,
+    TreeEntry,
+)
+from pytest_airlock.providers.namespaces import diagnosis, features, images
+from pytest_airlock.providers.namespaces.client import Engine, StepFailed
+from pytest_airlock.providers.namespaces.diff_client import read_changes
+from pytest_airlock.providers.namespaces.engine import cgroups, protocol
+from pytest_airlock.providers.namespaces.engine.protocol import Request
+from pytest_airlock.providers.namespaces.files_client import FileClient
+from pytest_airlock.providers.namespaces.limits import sandbox_limits
+from pytest_airlock.providers.namespaces.process import Life, NamespaceProcess, spawn
+from pytest_airlock.providers.namespaces.worker import Worker
+
+__all__ = ["NamespacesProvider"]
+
+_USERS = {"root": 0, "airlock": 1000}
+_DIFF_LIMIT = 1_000_000
+
+
+class _Box:
+    """What the client knows of one sandbox: its number at the fork server, its life and its snapshots."""
+
+    def __init__(self, number: int, spec: ProviderSpec, environ: Mapping[str, str], cwd: str) -> None:
+        self.number, self.spec, self.environ, self.cwd = number, spec, environ, cwd
+        self.life: Life | None = None
+        self.layers: tuple[int, ...] = ()
+        self.snapshots: dict[str, tuple[int, ...]] = {}
+        self.untouched = True
+        self.nonce = ""
+
+
+class NamespacesProvider:
+    """Sandboxes from Linux name spaces, without daemon and without root. Thread-safe as contract 16 says."""
+
+    name = "namespaces"
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._engine: Engine | None = None
+        self._features: Features | None = None
+        self._boxes: dict[str, _Box] = {}
+        self._bases: dict[str, int] = {}
+        self._host = images.HostView.current()
+        self._memory = images.Memory()
+        self._serial = itertools.count(1)
+
+    # ------------------------------------------------------------------ what works here
+
+    def probe(self) -> Features:
+        with self._lock:
+            if self._features is None:
+                self._features = self._probe()
+            return self._features
+
+    def _probe(self) -> Features:
+        """Build one sandbox, run one command in it, and take it down."""
+        engine = self._start_engine()
+        found = features.found(engine.found)
+        spec = ProviderSpec(name="airlock-probe")
+        handle = self._create(spec, found)
+        try:
+            self.start(handle)
+            process = self.spawn(handle, Command(("/bin/sh", "-c", ":"), cwd="/"))
+            try:
+                status = process.wait(60).returncode
+            finally:
+                process.close()
+            if status:
+                raise ProviderError(self.name, "run the probe command", f"/bin/sh -c : returned {status}")
+        finally:
+            self.delete(handle)
+        return found
+
+    def _start_engine(self) -> Engine:
+        if self._engine is None or self._engine.pid != os.getpid():
+            try:
+                self._engine = Engine()
+            except StepFailed as error:
+                raise self._explained(error) from None
+            self._boxes.clear()
+            self._bases.clear()
+        return self._engine
+
+    def _explained(self, error: StepFailed) -> Exception:
+        return diagnosis.explain(error.step, error.errno or 0, error.filename or "", diagnosis.HostFacts.read())
+
+    def _call(self, op: str, fds: tuple[int, ...] = (), **request: object) -> tuple[Any, list[int]]:
+        if self._engine is None:
+            raise ProviderError(self.name, op, "nothing was created")
+        try:
+            return self._engine.call(op, fds, **request)
+        except StepFailed as error:
+            raise self._explained(error) from None
+
+    # ------------------------------------------------------------------ life
+
+    def create(self, spec: ProviderSpec) -> Handle:
+        found = self.probe()
+        for feature in sorted(spec.required):
+            if feature not in found:
+                absence = found.absent.get(feature, Absence("this provider has no such feature"))
+                raise UnsupportedFeature(feature, self.name, absence.why, hint=absence.fix)
+        return self._create(spec, found)
+
+    def _create(self, spec: ProviderSpec, found: Features) -> Handle:
+        if spec.name in self._boxes:
+            raise AlreadyExists(spec.name)
+        if spec.user not in _USERS:
+            raise InvalidSpec("user", spec.user, f"the users of a sandbox are {', '.join(_USERS)}")
+        engine = self._start_engine()
+        privileged = engine.found["privileged"]
+        world = images.plan_image(spec, self._host, root_mode=privileged, cache=_cache(), memory=self._memory)
+        text = world.to_json()
+        key = hashlib.sha256(text).hexdigest()
+        if key not in self._bases:
+            self._bases[key] = self._call("base", world=text.decode())[0]
+        limits = sandbox_limits(spec, found, uid=_USERS[spec.user])
+        number = self._call("create", base=self._bases[key], spec=limits)[0]
+        host = self._host if images.is_host_image(spec.image) else None
+        environ = {**images.base_environ(spec.user, host), **dict(spec.env)}
+        cwd = spec.cwd or environ["HOME"]
+        self._boxes[spec.name] = _Box(number, spec, environ, cwd)
+        data = {"engine": engine.found["pid"], "boot": engine.found["born"]}
+        return Handle(self.name, spec.name, data, features.enforced(spec, found))
+
+    def start(self, handle: Handle) -> None:
+        box = self._box(handle)
+        if box.life is not None and box.life.alive():
+            return
+        self._end_life(box)
+        _, (control, pidfd) = self._call("start", id=box.number)
+        life = Life(handle.name, _socket.socket(fileno=control), pidfd, lambda: self._call("oom", id=box.number)[0])
+        try:
+            self._ready(life)
+        except BaseException:
+            life.close()
+            self._call("kill", id=box.number)
+            raise
+        box.life, box.untouched, box.nonce = life, True, secrets.token_hex(8)
+
+    def _ready(self, life: Life) -> None:
+        """Wait for the child's word. It is trusted code until it says READY, but what it sends is bounded all the same."""
+        message = life.control.recv(4096)
+        if message == protocol.READY:
+            return
+        if message[:1] == protocol.BROKEN:
+            step, number, path = json.loads(message[1:])
+            raise self._explained(StepFailed(str(step), int(number), str(path)))
+        raise SandboxDied(life.name, "its first process ended while the root was put together")
+
+    def stop(self, handle: Handle, *, grace: float = 5.0) -> None:
+        box = self._box(handle)
+        if box.life is None or not box.life.alive():
+            self._end_life(box)
+            self._call("freeze", id=box.number)
+            return
+        try:
+            with_grace = Request(protocol.TERMINATE, value=int(grace * 1000))
+            box.life.call(with_grace)
+        except SandboxDied:
+            pass  # it ended by itself meanwhile, which is what was asked for
+        self._freeze(box)
+
+    def _freeze(self, box: _Box) -> None:
+        self._end_life(box)
+        box.layers = tuple(self._call("freeze", id=box.number)[0])
+
+    def _end_life(self, box: _Box) -> None:
+        life, box.life = box.life, None
+        if life is not None:
+            life.close()
+
+    def delete(self, handle: Handle) -> None:
+        box = self._boxes.pop(handle.name, None)
+        if box is None:
+            # Nothing of a dead owner's sandbox is left but its control groups.
+            cgroups.sweep()
+            return
+        layers = {*box.layers, *itertools.chain(*box.snapshots.values())}
+        self._end_life(box)
+        if self._engine is not None and self._engine.pid == os.getpid():
+            self._call("delete", id=box.number, layers=sorted(layers))
+
+    def is_running(self, handle: Handle) -> bool:
+        box = self._boxes.get(handle.name)
+        return box is not None and box.life is not None and box.life.alive()
+
+    def close(self) -> None:
+        with self._lock:
+            for box in self._boxes.values():
+                self._end_life(box)
+            self._boxes.clear()
+            self._bases.clear()
+            engine, self._engine, self._features = self._engine, None, None
+            if engine is not None:
+                engine.close()
+
+    def _box(self, handle: Handle) -> _Box:
+        box = self._boxes.get(handle.name)
+        if box is None:
+            raise ProviderError(self.name, "find the sandbox", f"{handle.name!r} is not one of this process'")
+        return box
+
+    def _living(self, handle: Handle) -> Life:
+        box = self._box(handle)
+        if box.life is None:
+            raise SandboxDied(handle.name, "it is not running")
+        box.untouched = False
+        return box.life
+
+    # ------------------------------------------------------------------ commands
+
+    def environ(self, handle: Handle) -> Mapping[str, str]:
+        return self._box(handle).environ
+
+    def spawn(self, handle: Handle, command: Command) -> NamespaceProcess:
+        box = self._box(handle)
+        uid = self._uid(box, command.user)
+        request = Request(
+            protocol.EXEC,
+            uid=uid,
+            gid=uid,
+            argv=tuple(map(os.fsencode, command.argv)),
+            env=tuple(os.fsencode(f"{name}={value}") for name, value in command.env),
+            cwd=os.fsencode(command.cwd or box.cwd),
+        )
+        return spawn(self._living(handle), command, request)
+
+    def _uid(self, box: _Box, user: str | None) -> int:
+        name = user or box.spec.user
+        if name not in _USERS:
+            raise InvalidSpec("user", name, f"the users of a sandbox are {', '.join(_USERS)}")
+        if name != box.spec.user and self._engine is not None and self._engine.found["ids"] == 1:
+            absence = features.ONE_ID
+            raise UnsupportedFeature("many_users", self.name, absence.why, hint=absence.fix)
+        return _USERS[name]
+
+    # ------------------------------------------------------------------ files
+
+    def _files(self, handle: Handle) -> FileClient:
+        life = self._living(handle)
+        return FileClient(lambda request: Worker(life, request), died=lambda: SandboxDied(handle.name))
+
+    def read(self, handle: Handle, path: str, *, limit: int) -> bytes:
+        return self._files(handle).read(path, limit=limit)
+
+    def write(self, handle: Handle, path: str, data: bytes, *, mode: int = 0o644) -> None:
+        self._files(handle).write(path, data, mode=mode)
+
+    def stat(self, handle: Handle, path: str, *, follow_symlinks: bool = True) -> FileStat:
+        return self._files(handle).stat(path, follow_symlinks=follow_symlinks)
+
+    def listdir(self, handle: Handle, path: str) -> Sequence[FileStat]:
+        return self._files(handle).listdir(path)
+
+    def change(
+        self,
+        handle: Handle,
+        action: Literal["mkdir", "remove", "rmtree", "rename", "symlink", "chmod"],
+        path: str,
+        *,
+        to: str | None = None,
+        mode: int = 0o777,
+    ) -> None:
+        self._files(handle).change(action, path, to=to, mode=mode)
+
+    def export_tree(self, handle: Handle, path: str, *, limit: int) -> Iterator[TreeEntry]:
+        return self._files(handle).export_tree(path, limit=limit)
+
+    def import_tree(self, handle: Handle, path: str, entries: Iterable[TreeEntry]) -> None:
+        self._files(handle).import_tree(path, entries)
+
+    # ------------------------------------------------------------------ snapshots, reset, diff
+
+    def snapshot(self, handle: Handle, *, stop: bool = False) -> str:
+        box = self._box(handle)
+        if box.life is not None and not box.untouched:
+            if not stop:
+                self._refuse_busy(handle.name, box.life)
+            self._freeze(box)
+            self.start(handle)
+        name = f"{handle.name}.{next(self._serial)}"
+        box.snapshots[name] = box.layers
+        return name
+
+    def _refuse_busy(self, name: str, life: Life) -> None:
+        alive = [reply for reply in life.call(Request(protocol.LIST)) if reply.kind == protocol.PROCESS]
+        if alive:
+            names = [(reply.value, reply.name.rstrip(b"\0").decode("utf-8", "backslashreplace")) for reply in alive]
+            raise SandboxBusy(name, names)
+
+    def restore(self, handle: Handle, snapshot: str) -> None:
+        box = self._box(handle)
+        layers = self._layers(handle, box, snapshot)
+        if box.life is not None and box.life.alive():
+            raise ProviderError(self.name, "restore", f"{handle.name!r} is running", hint="stop it first")
+        self._call("layers", id=box.number, layers=layers)
+        box.layers = layers
+        self._drop_unused(box)
+
+    def delete_snapshot(self, handle: Handle, snapshot: str) -> None:
+        box = self._box(handle)
+        self._layers(handle, box, snapshot)
+        del box.snapshots[snapshot]
+        self._drop_unused(box)
+
+    def reset(self, handle: Handle, snapshot: str) -> ResetProof:
+        """Contract 23: kill, wait for the kernel to empty the pid name space, build anew on the snapshot's layers."""
+        box = self._box(handle)
+        layers = self._layers(handle, box, snapshot)
+        old = box.nonce
+        self._end_life(box)
+        self._call("kill", id=box.number)
+        self._call("layers", id=box.number, layers=layers)
+        box.layers = layers
+        self._drop_unused(box)
+        self.start(handle)
+        if not self._call("pristine", id=box.number)[0]:
+            raise ResetFailed(handle.name, "its new file system is not empty")
+        return ResetProof("kernel", old, box.nonce)
+
+    def _layers(self, handle: Handle, box: _Box, snapshot: str) -> tuple[int, ...]:
+        if snapshot not in box.snapshots:
+            raise SnapshotNotFound(handle.name, snapshot)
+        return box.snapshots[snapshot]
+
+    def _drop_unused(self, box: _Box) -> None:
+        """Layers that neither the present nor a snapshot stands on are unmounted by the fork server."""
+        needed = {*box.layers, *itertools.chain(*box.snapshots.values())}
+        self._call("retain", id=box.number, layers=sorted(needed))
+
+    def diff(self, handle: Handle, since: str) -> Iterator[Change]:
+        box = self._box(handle)
+        layers = self._layers(handle, box, since)
+        read, write = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._call("diff", (write,), id=box.number, layers=layers, limit=_DIFF_LIMIT)
+        except BaseException:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+        with os.fdopen(read, "rb", buffering=0) as stream:
+            yield from read_changes(stream)
+
+
+def _cache() -> Path:
+    """Where unpacked images are kept between runs."""
+    return Path(platformdirs.user_cache_dir("pytest-airlock"))

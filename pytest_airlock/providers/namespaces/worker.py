@@ -1,0 +1,54 @@
+"""The short-lived process inside that carries out one file call, as its client sees it."""
+
+from __future__ import annotations
+
+import os
+
+from pytest_airlock.errors import ProviderError, SandboxDied
+from pytest_airlock.providers.namespaces.engine import protocol
+from pytest_airlock.providers.namespaces.engine.protocol import Request
+from pytest_airlock.providers.namespaces.process import Life
+
+__all__ = ["Worker"]
+
+
+class Worker:
+    """files_client.FileWorker: content goes in at `stdin`, the reply stream comes out of `stdout`."""
+
+    def __init__(self, life: Life, request: bytes) -> None:
+        self._life = life
+        source, stdin = os.pipe2(os.O_CLOEXEC)
+        stdout, sink = os.pipe2(os.O_CLOEXEC)
+        self.stdin = os.fdopen(stdin, "wb", buffering=0)
+        self.stdout = os.fdopen(stdout, "rb", buffering=0)
+        try:
+            self._channel = life.ask(Request(protocol.FILES, payload=request), (source, sink))
+        except BaseException:
+            self.stdin.close()
+            self.stdout.close()
+            raise
+        finally:
+            os.close(source)
+            os.close(sink)
+        try:
+            reply = life.receive(self._channel)
+            if reply.kind != protocol.STARTED:
+                raise ProviderError("namespaces", "start a file call", os.strerror(reply.value))
+        except BaseException:
+            self.finish()
+            raise
+        self._pid = reply.value
+
+    def finish(self) -> None:
+        """Close our ends; the worker sees the end of its streams and exits, PID 1 reaps it."""
+        for end in (self.stdin, self.stdout, self._channel):
+            end.close()
+
+    def kill(self) -> None:
+        """End it now, and let go; nothing if it, or the sandbox, is gone."""
+        try:
+            self._life.call(Request(protocol.SIGNAL, value=9, target=self._pid))
+        except SandboxDied:
+            return  # and it with it
+        finally:
+            self.finish()

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from pytest_airlock import cli
+from pytest_airlock.errors import ProviderError
+from pytest_airlock.models import Owner, SandboxRecord, SandboxSpec, State
+from pytest_airlock.orchestrator import providers as providers_module
+from pytest_airlock.orchestrator.process_identity import current_owner
+from pytest_airlock.orchestrator.store import FileStore
+from pytest_airlock.providers.base import Handle
+from pytest_airlock.testing import FakeProvider
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> FakeProvider:
+    """The only provider there is, found by the command as it finds any."""
+    fake = FakeProvider()
+
+    class Point:
+        name, value = "fake", "fake:Fake"
+
+        def load(self):
+            return lambda: fake
+
+    monkeypatch.setattr(providers_module, "entry_points", lambda group: [Point()])
+    return fake
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FileStore:
+    monkeypatch.setenv("AIRLOCK_STATE_DIR", str(tmp_path / "state"))
+    return FileStore(tmp_path / "state")
+
+
+def owner_in_another_process(*, alive: bool) -> tuple[Owner, int]:
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(writer, current_owner(worker="gw1", test="test_x.py::test_y").model_dump_json().encode())
+        os.close(writer)
+        if alive:
+            signal.pause()
+        os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        owner = Owner.model_validate_json(file.read())
+    if not alive:
+        os.waitpid(pid, 0)
+    return owner, pid
+
+
+@pytest.fixture
+def dead() -> Owner:
+    return owner_in_another_process(alive=False)[0]
+
+
+@pytest.fixture
+def alive():
+    owner, pid = owner_in_another_process(alive=True)
+    yield owner
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def record(name: str, owner: Owner, **fields: object) -> SandboxRecord:
+    values = {
+        "provider": "fake",
+        "state": State.RUNNING,
+        "spec": SandboxSpec(),
+        "profile": "cautious",
+        "created": 1.0,
+        "handle": Handle("fake", name, {}, ("network_locked",)).to_json(),
+        **fields,
+    }
+    return SandboxRecord.model_validate({"name": name, "owner": owner, **values})
+
+
+def run(*argv: str) -> int:
+    return cli.main(argv)
+
+
+def test_list_of_nothing(store: FileStore, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("list") == 0
+    assert capsys.readouterr().out == "no sandboxes\n"
+
+
+@pytest.mark.usefixtures("provider")
+def test_list_shows_every_sandbox_and_whose_it_is(store, capsys, alive: Owner, dead: Owner) -> None:
+    store.save(record("theirs", alive))
+    store.save(record("orphan", dead))
+    store.save(record("kept", dead, kept=True))
+    assert run("list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["NAME", "STATE", "PROVIDER", "PROFILE", "OWNER"]
+    words = {line.split()[0]: line for line in lines[1:]}
+    assert "running" in words["theirs"]
+    assert f"pid {alive.pid} gw1 test_x.py::test_y" in words["theirs"]
+    assert "stopped" in words["orphan"]
+    assert "kept, left by" in words["kept"]
+
+
+@pytest.mark.usefixtures("provider")
+def test_list_and_status_as_json(store: FileStore, capsys, dead: Owner) -> None:
+    store.save(record("box", dead))
+    run("list", "--json")
+    assert [found["name"] for found in json.loads(capsys.readouterr().out)] == ["box"]
+    run("status", "box", "--json")
+    assert json.loads(capsys.readouterr().out)["enforced"] == ["network_locked"]
+
+
+@pytest.mark.usefixtures("provider")
+def test_status_tells_what_is_known(store: FileStore, capsys, dead: Owner) -> None:
+    store.save(record("box", dead, state=State.ERRORED, error="it broke", remains="the sandbox"))
+    assert run("status", "box") == 0
+    shown = capsys.readouterr().out
+    assert "errored" in shown
+    assert "it broke" in shown
+    assert "the sandbox" in shown
+
+
+def test_status_of_nothing_is_an_error_with_its_text(store: FileStore, capsys) -> None:
+    assert run("status", "box") == 1
+    assert capsys.readouterr().err == "airlock: there is no sandbox 'box'\n"
+
+
+def test_r07_a_provider_that_fails_spoils_only_its_own_line(store, provider, capsys, dead: Owner) -> None:
+    provider.faults.fail("is_running", ProviderError("fake", "ask", "told so"), name="a")
+    store.save(record("a", dead))
+    store.save(record("b", dead))
+    assert run("list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "running*" in lines[1]
+    assert "stopped" in lines[2]
+
+
+def test_destroy_removes_an_orphan_and_what_was_kept(store, provider, capsys, dead: Owner) -> None:
+    store.save(record("box", dead, kept=True))
+    assert run("destroy", "box") == 0
+    assert capsys.readouterr().out == "destroyed box\n"
+    assert ("delete", "box") in provider.calls
+    assert store.records() == []
+    assert run("destroy", "box") == 1
+    assert run("destroy", "box", "--missing-ok") == 0
+
+
+@pytest.mark.parametrize("verb", ["destroy", "stop"])
+def test_a_sandbox_of_a_live_run_is_never_touched(store, provider, capsys, alive: Owner, verb: str) -> None:
+    store.save(record("box", alive))
+    assert run(verb, "box") == 1
+    told = capsys.readouterr().err
+    assert "belongs to another run" in told
+    assert f"pid {alive.pid}, worker gw1, test test_x.py::test_y" in told
+    assert "hint: end that run first" in told
+    assert provider.calls == []
+    assert len(store.records()) == 1
+
+
+def test_stop_of_a_kept_sandbox(store, provider, capsys, dead: Owner) -> None:
+    store.save(record("box", dead, kept=True))
+    assert run("stop", "box") == 0
+    assert ("stop", "box") in provider.calls
+    assert store.load("box").state is State.STOPPED
+    assert store.load("box").kept
+
+
+def test_gc_removes_what_the_dead_left_and_nothing_else(store, provider, capsys, alive: Owner, dead: Owner) -> None:
+    store.save(record("theirs", alive))
+    store.save(record("orphan", dead))
+    store.save(record("kept", dead, kept=True))
+    assert run("gc") == 0
+    told = capsys.readouterr().out
+    assert "removed sandbox 'orphan', left by process" in told
+    assert "held by live runs: theirs" in told
+    assert "kept on purpose" in told
+    assert [found.name for found in store.records()] == ["kept", "theirs"]
+    assert run("gc", "--kept") == 0
+    assert [found.name for found in store.records()] == ["theirs"]
+
+
+def test_gc_with_nothing_to_do(store: FileStore, capsys) -> None:
+    assert run("gc") == 0
+    assert capsys.readouterr().out == "nothing to collect\n"
+
+
+def test_gc_that_fails_says_so_and_exits_with_1(store, provider, capsys, dead: Owner) -> None:
+    provider.faults.fail("delete", ProviderError("fake", "delete", "stuck"))
+    store.save(record("box", dead))
+    assert run("gc") == 1
+    assert "could not remove sandbox 'box'" in capsys.readouterr().err
+    assert len(store.records()) == 1
+
+
+def test_the_state_directory_can_be_given(tmp_path: Path, capsys, provider, dead: Owner) -> None:
+    FileStore(tmp_path / "elsewhere").save(record("box", dead))
+    assert run("--state-dir", str(tmp_path / "elsewhere"), "list") == 0
+    assert "box" in capsys.readouterr().out
+
+
+def test_a_corrupt_record_is_said_and_the_others_are_listed(store, provider, capsys, dead: Owner) -> None:
+    store.save(record("good", dead))
+    (store.root / "records" / "bad.json").write_text("{")
+    assert run("list") == 0
+    told = capsys.readouterr()
+    assert "good" in told.out
+    assert "bad.json" in told.err
+    assert ".corrupt" in told.err
+
+
+def test_an_unusable_state_directory_is_an_error_with_a_hint(tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").write_text("")
+    assert run("--state-dir", str(tmp_path / "file"), "list") == 1
+    assert "hint:" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("provider")
+def test_nothing_in_a_record_steers_the_terminal(store: FileStore, capsys, dead: Owner) -> None:
+    evil = dead.model_copy(update={"test": "\x1b]0;owned\x07test\r"})
+    store.save(record("box", evil, state=State.ERRORED, error="\x1b[2J"))
+    for verb in (["list"], ["status", "box"]):
+        run(*verb)
+        assert "\x1b" not in capsys.readouterr().out
+
+
+def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in ([], ["fly"], ["status"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(argv)
+        assert caught.value.code == 2
+    assert "usage: airlock" in capsys.readouterr().err

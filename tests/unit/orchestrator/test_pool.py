@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from orchestrator_helpers import make_manager, make_plan
+
+from pytest_airlock.errors import ProviderError, ResetFailed, SnapshotNotFound
+from pytest_airlock.orchestrator.pool import Pool
+from pytest_airlock.testing import FakeProvider
+
+
+@pytest.fixture
+def provider() -> FakeProvider:
+    return FakeProvider()
+
+
+@pytest.fixture
+def pool(tmp_path: Path, provider: FakeProvider) -> Pool:
+    manager = make_manager(tmp_path / "state", provider)
+    pool = Pool(manager, max_idle=2, say=manager.said.append)
+    pool.manager = manager
+    return pool
+
+
+def use(pool: Pool, name: str, key: str = "key"):
+    """Make a sandbox and give it back."""
+    plan = make_plan(name, key=key)
+    pool.manager.create(plan)
+    return pool.give_back(name, plan)
+
+
+def test_what_comes_back_is_reset_and_handed_out_for_its_key_only(pool: Pool, provider: FakeProvider) -> None:
+    plan = make_plan("one")
+    pool.manager.create(plan)
+    provider.files("one").write("/etc/dirt", b"x")
+    assert pool.give_back("one", plan) is None
+    assert pool.take("other key") is None
+    assert pool.take("key") == "one"
+    assert pool.take("key") is None
+    with pytest.raises(FileNotFoundError):
+        provider.files("one").read("/etc/dirt", limit=1)
+
+
+@pytest.mark.parametrize(
+    "error", [ResetFailed("one", "a process lives"), ProviderError("fake", "reset", "x"), OSError()]
+)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_cannot_be_proved_clean_is_destroyed_and_never_handed_out(pool: Pool, provider, error, when) -> None:
+    provider.faults.fail("reset", error, when=when)
+    assert use(pool, "one") is error
+    assert pool.take("key") is None
+    assert provider.names() == []
+    assert pool.manager.names() == []
+
+
+def test_an_interrupted_reset_is_no_proof(pool: Pool, provider: FakeProvider) -> None:
+    provider.faults.fail("reset", KeyboardInterrupt, when="after")
+    with pytest.raises(KeyboardInterrupt):
+        use(pool, "one")
+    assert pool.take("key") is None
+    assert provider.names() == []
+
+
+def test_a_sandbox_that_does_not_run_after_its_reset_is_destroyed(pool: Pool, provider: FakeProvider) -> None:
+    real = provider.reset
+
+    def reset(handle, snapshot):
+        proof = real(handle, snapshot)
+        provider.die(handle.name)
+        return proof
+
+    provider.reset = reset
+    assert isinstance(use(pool, "one"), ResetFailed)
+    assert provider.names() == []
+
+
+def test_a_provider_without_snapshots_has_no_pool(tmp_path: Path) -> None:
+    provider = FakeProvider(without=["Snapshots", "Resets"])
+    manager = make_manager(tmp_path / "state", provider)
+    plan = make_plan()
+    manager.create(plan)
+    assert isinstance(Pool(manager).give_back("box", plan), SnapshotNotFound)
+    assert provider.names() == []
+
+
+def test_one_that_died_while_it_waited_is_not_handed_out(pool: Pool, provider: FakeProvider) -> None:
+    use(pool, "one")
+    use(pool, "two")
+    provider.die("two")
+    assert pool.take("key") == "one"
+    assert provider.names() == ["one"]
+    assert "died while it waited" in pool.manager.said[0]
+
+
+def test_the_oldest_of_another_key_goes_first(pool: Pool, provider: FakeProvider) -> None:
+    use(pool, "a1", "a")
+    use(pool, "b1", "b")
+    use(pool, "a2", "a")
+    assert pool.idle() == ["a1", "a2"]
+    use(pool, "a3", "a")
+    assert pool.idle() == ["a2", "a3"]
+    assert provider.names() == ["a2", "a3"]
+
+
+def test_r15_provisioning_runs_once_for_many_tests(pool: Pool, provider: FakeProvider) -> None:
+    plan = make_plan("one", provision=(("true",),))
+    pool.manager.create(plan)
+    for _ in range(3):
+        pool.give_back("one", plan)
+        assert pool.take("key") == "one"
+    assert len(provider.commands) == 1
+
+
+def test_idle_sandboxes_make_room_for_one_that_needs_it(pool: Pool, provider: FakeProvider) -> None:
+    plan = make_plan("one", spec={"cpu": 2})
+    pool.manager.create(plan)
+    pool.give_back("one", plan)
+    pool.manager.create(make_plan("two", spec={"cpu": 2}))
+    assert provider.names() == ["two"]
+    assert not pool.make_room()
