@@ -88,9 +88,7 @@ class Creation:
             errored = record.model_copy(
                 update={"state": State.ERRORED, "error": text, "remains": ", ".join(remains), "kept": False}
             )
-            self.keep_errored(
-                LiveSandbox(name, self.plan, lease, self.provider, handle, record.network, error=text)
-            )
+            self.keep_errored(LiveSandbox(name, self.plan, lease, self.provider, handle, record.network, error=text))
             forget.add("its record, which should say errored,", lambda: self.store.save(errored))
         else:
             forget.add("its lease", lease.release)

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from pytest_airlock.models import Owner
 from pytest_airlock.orchestrator.process_identity import Verdict, verdict
-from pytest_airlock.orchestrator.state_files import read_file, store_errors, write_file
+from pytest_airlock.orchestrator.state_files import NEW, read_file, remove_file, store_errors, write_file
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -73,7 +73,7 @@ class LeaseFiles:
         with self._locked(name):
             lock = self._try(name)
             if lock is None and self._holder_verdict(name) == "dead":
-                self._path(name).unlink(missing_ok=True)
+                remove_file(self._path(name))
                 lock = self._try(name)
             if lock is None:
                 return None
@@ -89,7 +89,7 @@ class LeaseFiles:
         """Nobody has it locked."""
         with self._locked(name):
             path = self._path(name)
-            if not path.exists():
+            if not os.path.exists(path):
                 return True
             lock = self._try(name)
             if lock is None:
@@ -108,14 +108,12 @@ class LeaseFiles:
             return None
 
     def exists(self, name: str) -> bool:
-        return self._path(name).exists() or self._owner_path(name).exists()
+        return os.path.exists(self._path(name)) or os.path.exists(self._owner_path(name))
 
     def forget(self, name: str) -> None:
         """Remove the files of a lease that the caller took, or of which the holder is dead."""
-        with store_errors(self._path(name)):
-            self._path(name).unlink(missing_ok=True)
-            self._owner_path(name).unlink(missing_ok=True)
-            self._owner_path(name).with_suffix(".owner.new").unlink(missing_ok=True)
+        for path in (self._path(name), self._owner_path(name), self._owner_path(name) + NEW):
+            remove_file(path)
 
     def _holder_verdict(self, name: str) -> Verdict:
         owner = self.holder(name)
@@ -127,7 +125,7 @@ class LeaseFiles:
         _register_fork_hook()
         path = self._path(name)
         # Any thread of the owner may give it back.
-        lock = FileLock(str(path), mode=0o600, thread_local=False)
+        lock = FileLock(path, mode=0o600, thread_local=False)
         with store_errors(path):
             try:
                 lock.acquire(timeout=0)
@@ -145,19 +143,19 @@ class LeaseFiles:
             finally:
                 self._drop(lock, self._path(name))
 
-    def _drop(self, lock: BaseFileLock, path: Path) -> None:
+    def _drop(self, lock: BaseFileLock, path: str) -> None:
         _held.discard(lock)
         with store_errors(path):
             lock.release()
 
-    def _path(self, name: str) -> Path:
-        return self._directory / f"{name}.lease"
+    def _path(self, name: str) -> str:
+        return f"{self._directory}/{name}.lease"
 
-    def _owner_path(self, name: str) -> Path:
-        return self._directory / f"{name}.owner"
+    def _owner_path(self, name: str) -> str:
+        return f"{self._directory}/{name}.owner"
 
 
-def _inode(path: Path) -> tuple[int, int] | None:
+def _inode(path: str) -> tuple[int, int] | None:
     try:
         found = os.stat(path, follow_symlinks=False)
     except FileNotFoundError:

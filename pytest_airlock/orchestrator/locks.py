@@ -61,7 +61,7 @@ class NameLocks:
 
     @contextmanager
     def hold(self, name: str) -> Iterator[None]:
-        path = str(self._directory / f"{name}.lock")
+        path = f"{self._directory}/{name}.lock"
         if path in _mine.depth:
             _mine.depth[path] += 1
             try:

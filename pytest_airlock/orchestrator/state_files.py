@@ -6,15 +6,17 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pytest_airlock.errors import StoreError
 
-__all__ = ["default_state_dir", "ensure_private_dir", "read_file", "store_errors", "write_file"]
+__all__ = ["default_state_dir", "ensure_private_dir", "read_file", "remove_file", "store_errors", "write_file"]
 
 #: Bytes. A record is some kilobytes; whatever is larger is not one.
 MAX_FILE = 16 * 1024**2
+#: What the name of a file that is being written ends in.
+NEW = ".new"
 
 _HINTS = {
     errno.ENOSPC: "the disk is full: free some space, or put the state elsewhere with AIRLOCK_STATE_DIR",
@@ -74,16 +76,16 @@ def ensure_private_dir(path: Path, *, strict: bool = True) -> None:
         )
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: str, data: bytes) -> None:
     """Replace `path` as a whole: readers see the old file or the new one. The caller holds the name's lock.
 
     No fsync: what the records describe does not survive a crash of the machine either, and a file that a crash left
     empty is moved aside as corrupt.
     """
     # One fixed name is enough under the lock, and whoever writes next clears what a killed writer left.
-    temporary = path.with_suffix(path.suffix + ".new")
+    temporary = path + NEW
     with store_errors(path):
-        temporary.unlink(missing_ok=True)
+        remove_file(temporary)
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
@@ -93,8 +95,14 @@ def write_file(path: Path, data: bytes) -> None:
             os.rename(temporary, path)
         except OSError:
             # A full disk stays full of half a record otherwise.
-            temporary.unlink(missing_ok=True)
+            remove_file(temporary)
             raise
+
+
+def remove_file(path: str) -> None:
+    """Remove it if it is there."""
+    with store_errors(path), suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -103,7 +111,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def read_file(path: Path) -> bytes | None:
+def read_file(path: str) -> bytes | None:
     """The content, None if there is no such file; StoreError if it cannot be read."""
     with store_errors(path):
         try:

@@ -29,9 +29,11 @@ from pytest_airlock.orchestrator.names import check_name
 from pytest_airlock.orchestrator.process_identity import describe, verdict
 from pytest_airlock.orchestrator.state_files import (
     MAX_FILE,
+    NEW,
     default_state_dir,
     ensure_private_dir,
     read_file,
+    remove_file,
     store_errors,
     write_file,
 )
@@ -92,10 +94,9 @@ class FileStore:
     def remove(self, name: str) -> None:
         """Remove the record; none there is no error."""
         check_name(name)
-        path = self._path(name)
-        with self.locked(name), store_errors(path):
-            path.unlink(missing_ok=True)
-            path.with_suffix(".json.new").unlink(missing_ok=True)
+        with self.locked(name):
+            remove_file(self._path(name))
+            remove_file(self._path(name) + NEW)
 
     def records(self) -> Sequence[SandboxRecord]:
         found = (self._load_if_whole(name) for name in sorted(self._names("records", ".json")))
@@ -134,9 +135,9 @@ class FileStore:
     def sweep(self) -> None:
         """Remove what killed processes left of names without a record: free leases, half-written files, locks."""
         leases = self._names("leases", ".lease") | self._names("leases", ".owner")
-        for name in sorted(leases | self._names("records", ".json.new")):
+        for name in sorted(leases | self._names("records", f".json{NEW}")):
             with self.locked(name):
-                if not self._path(name).exists() and self._is_abandoned(name):
+                if not os.path.exists(self._path(name)) and self._is_abandoned(name):
                     self._leases.forget(name)
                     self.remove(name)
         for name in sorted(self._names("locks", ".lock")):
@@ -174,13 +175,13 @@ class FileStore:
                 return _parse(name, data)
             except ValueError as error:
                 why = _first_fault(error)
-            aside = path.with_name(f"{name}.{time.time_ns()}.corrupt")
+            aside = f"{self._records}/{name}.{time.time_ns()}.corrupt"
             with store_errors(path):
                 os.rename(path, aside)
-        raise CorruptRecord(str(path), why, moved_to=str(aside))
+        raise CorruptRecord(path, why, moved_to=aside)
 
     def _has_files(self, name: str) -> bool:
-        return self._path(name).exists() or self._leases.exists(name)
+        return os.path.exists(self._path(name)) or self._leases.exists(name)
 
     def _load_if_whole(self, name: str) -> SandboxRecord | None:
         try:
@@ -198,8 +199,8 @@ class FileStore:
             names = {entry.removesuffix(suffix) for entry in os.listdir(directory) if entry.endswith(suffix)}
         return {name for name in names if name == MACHINE or _is_name(name)}
 
-    def _path(self, name: str) -> Path:
-        return self._records / f"{name}.json"
+    def _path(self, name: str) -> str:
+        return f"{self._records}/{name}.json"
 
 
 def _is_name(text: str) -> bool:

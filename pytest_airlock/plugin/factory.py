@@ -45,9 +45,15 @@ class SandboxFactory:
     Raises what making a sandbox raises: InvalidSpec, AlreadyExists, ProfileForbids, UnsupportedFeature and so on.
     """
 
-    def __init__(self, make: Callable[[Mapping[str, object]], Sandbox], end: Callable[[Sandbox], None]) -> None:
+    def __init__(
+        self,
+        make: Callable[[Mapping[str, object]], Sandbox],
+        end: Callable[[Sandbox], None],
+        ready: Callable[[Sandbox], None] = lambda _: None,
+    ) -> None:
         self._make = make
         self._end = end
+        self._ready = ready
         self._made: list[Sandbox] = []
         self._closed = False
 
@@ -58,6 +64,7 @@ class SandboxFactory:
         if self._closed:  # by another thread, meanwhile
             self.close()
         self._refuse_if_closed()
+        self._ready(sandbox)
         return sandbox
 
     def _refuse_if_closed(self) -> None:

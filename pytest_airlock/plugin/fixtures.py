@@ -28,7 +28,10 @@ def airlock_spec() -> Mapping[str, Any]:
 
 @pytest.fixture
 def airlock_sandbox(request: pytest.FixtureRequest, airlock_spec: Mapping[str, Any]) -> Iterator[Sandbox]:
-    """A pristine sandbox for this test, as its airlock markers and airlock_spec say."""
+    """A pristine sandbox for this test, as its airlock markers and airlock_spec say.
+
+    Its methods block and are thread-safe: an async test calls them by `await asyncio.to_thread(...)`.
+    """
     from pytest_airlock.plugin.lending import lend
 
     with lend(request.config, request.node, airlock_spec) as sandbox:

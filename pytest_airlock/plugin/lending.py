@@ -14,6 +14,7 @@ from pytest_airlock.plugin.run import RUN, Run
 
 if TYPE_CHECKING:
     from pytest_airlock.models import SandboxSpec
+    from pytest_airlock.orchestrator.session import AirlockSession
     from pytest_airlock.sandbox import Sandbox
 
 __all__ = ["factory", "lend", "resolve"]
@@ -58,39 +59,46 @@ def lend(config: pytest.Config, item: pytest.Item | None, words: _Words) -> Iter
     """A sandbox for as long as the block lasts; without an item it serves the session."""
     run = config.stash[RUN]
     with run.events.concerning(item), _skipping(run):
-        sandbox = run.session.acquire(resolve(run, item, words), _test_id(item))
+        spec = resolve(run, item, words)
+        session = run.session
+        sandbox = session.acquire(spec, _test_id(item))
     try:
         with run.events.concerning(item):
             run.events.ready(sandbox)
         yield sandbox
     finally:
         with run.events.concerning(item):
-            run.session.release(sandbox)
+            session.release(sandbox, keep=spec.keep and run.settings.get("keep") != "none")
 
 
 @contextmanager
 def factory(config: pytest.Config, item: pytest.Item | None, words: _Words) -> Iterator[SandboxFactory]:
     """A factory, and at the end of the block the end of all it made, but for what is kept."""
     run = config.stash[RUN]
-    specs: dict[str, SandboxSpec] = {}
+    made: dict[str, tuple[AirlockSession, SandboxSpec]] = {}
 
     def make(own: _Words) -> Sandbox:
         with run.events.concerning(item), _skipping(run):
             spec = resolve(run, item, words, own)
-            sandbox = run.session.create_named(spec, _test_id(item))
-            specs[sandbox.name] = spec
-            run.events.ready(sandbox)
+            session = run.session
+            sandbox = session.create_named(spec, _test_id(item))
+            made[sandbox.name] = session, spec
         return sandbox
 
-    def end(sandbox: Sandbox) -> None:
+    def ready(sandbox: Sandbox) -> None:
         with run.events.concerning(item):
-            run.session.release(sandbox, keep=_keeps(run, item, specs[sandbox.name]))
+            run.events.ready(sandbox)
 
-    made = SandboxFactory(make, end)
+    def end(sandbox: Sandbox) -> None:
+        session, spec = made[sandbox.name]
+        with run.events.concerning(item):
+            session.release(sandbox, keep=_keeps(run, item, spec))
+
+    product = SandboxFactory(make, end, ready)
     try:
-        yield made
+        yield product
     finally:
-        made.close()
+        product.close()
 
 
 def _keeps(run: Run, item: pytest.Item | None, spec: SandboxSpec) -> bool:

@@ -40,7 +40,8 @@ Optional protocols, looked up with isinstance:
     raises SandboxBusy naming it, or kills it with stop=True. The sandbox runs on afterwards with the same files.
 21. `Snapshots.restore(handle, snapshot)` on a stopped sandbox makes its files those of the snapshot; snapshots taken
     later stay valid. Unknown ids raise SnapshotNotFound before anything is touched.
-22. Snapshots keep modes masked: no set-uid, set-gid, no write for others, except sticky directories.
+22. What a snapshot keeps gives no power: set-uid and set-gid bits have no effect inside, and whatever of it lies on the
+    host as files has modes masked to 0755, no links that lead out and no devices.
 23. `Resets.reset(handle, snapshot)` = stop, restore, start, in one: when it returns, all that ran before is dead by the
     word of the kernel (or the hypervisor), files are those of the snapshot, the network is locked, and the sandbox runs.
     What it cannot prove it raises as ResetFailed.
@@ -99,6 +100,7 @@ FEATURES: Mapping[str, str] = {
     "mount_rw": "host directories shared read-write",
     "user_root": "commands run as root of the sandbox",
     "user_ordinary": "commands run as the ordinary user `airlock` (uid 1000)",
+    "groups_dropped": "no group of the host's user that gives power over the host is kept",
     "many_users": "files can be owned by any uid below 65,536",
     "cpu": "at most that many processors",
     "memory": "a cap on all memory, tmpfs and kernel memory included",

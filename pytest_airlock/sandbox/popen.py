@@ -21,7 +21,8 @@ __all__ = ["Popen"]
 class Popen:
     """A started command, as subprocess.Popen; made by Sandbox.popen.
 
-    Differences: stdout and stderr are pipes and text unless told otherwise, stdin is empty unless PIPE; communicate()
+    Differences: stdout and stderr are pipes and text unless told otherwise, stdin is empty unless PIPE and sends each line
+    at once (bufsize=1); leaving a `with` block by an error kills the command instead of waiting for it; communicate()
     does not wait for daemons that keep a stream open; kill_tree() ends descendants and orphans too. Raises StaleSandbox
     after the sandbox was handed back, SandboxDied if it ended first.
     """
@@ -51,7 +52,7 @@ class Popen:
         if not self._text.on:
             return cast("IO[bytes]", made)
         errors = self._text.strict if write else self._text.errors
-        return io.TextIOWrapper(cast("Any", made), self._text.encoding, errors, write_through=write)
+        return io.TextIOWrapper(cast("Any", made), self._text.encoding, errors, line_buffering=write)
 
     # -- the end of the process ------------------------------------------------------------------------------------
 

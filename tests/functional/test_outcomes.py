@@ -147,6 +147,20 @@ def test_notes_are_said_once(project: pytest.Pytester, workers: tuple[str, ...])
     assert result.stdout.str().count("shows no project") == 1
 
 
+def test_what_cannot_be_ended_fails_the_run(project: pytest.Pytester, workers: tuple[str, ...]) -> None:
+    project.makepyfile("""
+        from conftest import provider
+        from pytest_airlock.errors import ProviderError
+
+        def test_x(airlock_sandbox):
+            provider.faults.fail("delete", ProviderError("fake", "delete", "a disk error"), times=99)
+    """)
+    result = project.runpytest_subprocess(*workers)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*= airlock =*", "at the end of the run: *a disk error*"])
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+
+
 def test_nothing_to_say_is_no_section(project: pytest.Pytester) -> None:
     project.makepyfile("def test_x(airlock_sandbox): pass")
     result = project.runpytest()

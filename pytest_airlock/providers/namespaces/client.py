@@ -67,6 +67,11 @@ class Engine:
         finally:
             os.close(owner)
 
+    @property
+    def usable(self) -> bool:
+        """It can still be asked: open, of this process, and its server lives."""
+        return self._sock is not None and self.pid == os.getpid() and self._process.poll() is None
+
     def call(self, op: str, fds: tuple[int, ...] = (), **request: object) -> tuple[Any, list[int]]:
         """One request. Raises StepFailed for a failed step, ProviderError if the fork server is gone."""
         with self._lock:

@@ -33,6 +33,10 @@ _ALWAYS = frozenset(
         "diff",
     }
 )
+#: Groups that are as good as root on the host.
+_POWERFUL = frozenset(
+    {"adm", "disk", "docker", "incus", "kmem", "kvm", "libvirt", "lxd", "root", "shadow", "sudo", "video", "wheel"}
+)
 _WISHES = ("cpu", "memory", "disk")
 
 
@@ -44,7 +48,15 @@ def found(report: dict[str, Any]) -> Features:
         present.add("many_users")
     else:
         absent["many_users"] = ONE_ID
-    notes = [report["note"]] if report["note"] else []
+    notes = []
+    kept = report["groups"]
+    if kept:
+        notes.append(f"commands keep the host's supplementary groups {', '.join(kept)}: there is one id only")
+    powerful = sorted(_POWERFUL & set(kept))
+    if powerful:
+        absent["groups_dropped"] = Absence(f"commands would keep the groups {', '.join(powerful)}", ONE_ID.fix)
+    else:
+        present.add("groups_dropped")
     groups: dict[str, Any] = report["cgroups"]
     for name in ("cpu", "memory", "pids"):
         means = groups.get(name, {"usable": False, "why": "no such control group", "fix": ""})

@@ -102,12 +102,23 @@ class NamespacesProvider:
                 process.close()
             if status:
                 raise ProviderError(self.name, "run the probe command", f"/bin/sh -c : returned {status}")
+            self._try_whiteouts(handle)
         finally:
             self.delete(handle)
         return found
 
+    def _try_whiteouts(self, handle: Handle) -> None:
+        """Remove and remake a directory of the image: EIO where tmpfs has no user.* attributes (Linux before 6.6)."""
+        try:
+            self.change(handle, "remove", "/srv")
+            self.change(handle, "mkdir", "/srv", mode=0o755)
+        except OSError as error:
+            raise self._explained(StepFailed("whiteout", error.errno or 0, error.filename or "")) from None
+
     def _start_engine(self) -> Engine:
-        if self._engine is None or self._engine.pid != os.getpid():
+        if self._engine is None or not self._engine.usable:
+            if self._engine is not None:
+                self._engine.close()
             try:
                 self._engine = Engine()
             except StepFailed as error:
@@ -367,6 +378,10 @@ class NamespacesProvider:
     def diff(self, handle: Handle, since: str) -> Iterator[Change]:
         box = self._box(handle)
         layers = self._layers(handle, box, since)
+        if box.layers[: len(layers)] != layers:
+            raise ProviderError(
+                self.name, "diff", "the sandbox does not stand on that snapshot any more", hint="restore() it first"
+            )
         read, write = os.pipe2(os.O_CLOEXEC)
         try:
             self._call("diff", (write,), id=box.number, layers=layers, limit=_DIFF_LIMIT)

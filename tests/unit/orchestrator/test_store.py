@@ -66,7 +66,7 @@ def test_r40_no_file_is_ever_wider_than_0600_while_it_is_written(
         return real(path, flags, mode, **kwargs)
 
     monkeypatch.setattr(state_files.os, "open", spy)
-    state_files.write_file(store.root / "records" / "box.json", b"x")
+    state_files.write_file(str(store.root / "records" / "box.json"), b"x")
     assert opened == [(os.O_EXCL, 0o600)]
 
 

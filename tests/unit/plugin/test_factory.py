@@ -70,6 +70,19 @@ def test_what_is_made_while_it_closes_is_ended_too() -> None:
     assert book.ended == ["late"]
 
 
+def test_what_nobody_was_told_of_is_ended_too() -> None:
+    book = Book()
+
+    def ready(sandbox: Any) -> None:
+        raise ValueError(sandbox)
+
+    factory = SandboxFactory(book.make, book.end, ready)
+    with pytest.raises(ValueError, match="a"):
+        factory(name="a")
+    factory.close()
+    assert book.ended == ["a"]
+
+
 def test_a_closed_factory_makes_nothing() -> None:
     book = Book()
     factory = SandboxFactory(book.make, book.end)

@@ -185,9 +185,9 @@ def _mount_proc(*, nested: bool) -> None:
     proc = f"{ROOT}/proc"
     syscalls.mount("proc", proc, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     if not nested:
-        write_proc(f"{proc}/sys/user/max_user_namespaces", b"0")
+        write_proc(f"{proc}/sys/user/max_user_namespaces", b"0", "sysctl")
     # Root inside has no power over the network, but low ports are an ordinary thing to test.
-    write_proc(f"{proc}/sys/net/ipv4/ip_unprivileged_port_start", b"0")
+    write_proc(f"{proc}/sys/net/ipv4/ip_unprivileged_port_start", b"0", "sysctl")
     for name in READ_ONLY:
         path = f"{proc}/{name}"
         if os.path.exists(path):

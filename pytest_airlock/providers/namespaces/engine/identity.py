@@ -8,6 +8,7 @@ from /etc/subuid it has 65,536 ids, else exactly one. See user_namespaces(7), ne
 from __future__ import annotations
 
 import _socket
+import grp
 import os
 import pwd
 import signal
@@ -25,11 +26,13 @@ _NEWUIDMAP = ("newuidmap", "newgidmap")
 
 
 class Identity(NamedTuple):
-    """What the fork server is. `ids` is how many ids a sandbox can have (1 or 65,536)."""
+    """What the fork server is. `ids` is how many ids a sandbox can have (1 or 65,536), `groups` the supplementary
+    groups of the host that could not be dropped.
+    """
 
     privileged: bool
     ids: int
-    note: str = ""
+    groups: tuple[str, ...] = ()
 
 
 class Slot(NamedTuple):
@@ -84,14 +87,20 @@ def enter() -> Identity:
         write_proc(f"/proc/self/{name}", text)
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
-    kept = sorted(set(groups) - {gid})
-    note = f"supplementary groups cannot be dropped with a single-id map: {kept}" if kept else ""
-    return Identity(privileged=False, ids=1, note=note)
+    # setgroups(2) is denied with a map of our own making (user_namespaces(7)): these stay, and are told.
+    return Identity(privileged=False, ids=1, groups=tuple(_group_name(group) for group in sorted(set(groups) - {gid})))
 
 
-def write_proc(path: str, text: bytes) -> None:
-    """Write one of the files that want exactly one write(2)."""
-    step = path.rsplit("/", 1)[1]
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def write_proc(path: str, text: bytes, step: str = "") -> None:
+    """Write one of the files that want exactly one write(2); `step` defaults to the file's name."""
+    step = step or path.rsplit("/", 1)[1]
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:

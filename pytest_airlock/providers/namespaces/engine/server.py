@@ -15,22 +15,13 @@ import signal
 import sys
 from typing import Any, NamedTuple
 
-from . import base, cgroups, child, diff, identity, processes, protocol, seccomp, syscalls
-from .identity import Identity, Slot
-from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT, StepError
+from . import base, cgroups, child, diff, identity, protocol, seccomp, stage, syscalls
+from .identity import Slot
+from .syscalls import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REMOUNT, StepError
 from .world import World
 
 __all__ = ["main"]
 
-_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-_DEVICE_LINKS = (
-    ("fd", "/proc/self/fd"),
-    ("stdin", "/proc/self/fd/0"),
-    ("stdout", "/proc/self/fd/1"),
-    ("stderr", "/proc/self/fd/2"),
-    ("ptmx", "pts/ptmx"),
-    ("core", "/proc/kcore"),
-)
 _NAMESPACES = (
     syscalls.CLONE_NEWUSER
     | syscalls.CLONE_NEWNS
@@ -71,114 +62,51 @@ class Sandbox:
 class Server:
     """Requests are one JSON object each, answered in order: {"ok": …} or {"error": [step, errno, path]}."""
 
-    def __init__(self, sock: _socket.socket, owner: int) -> None:
-        self.sock, self.owner = sock, owner
+    def __init__(self, sock: _socket.socket, owner: int, found: stage.Stage) -> None:
+        self.sock, self.owner, self.stage = sock, owner, found
         self.myself = os.pidfd_open(os.getpid())
         self.bases: list[base.Base] = []
         self.sandboxes: dict[int, Sandbox] = {}
-        self.free: list[Slot] = []
+        self.free: list[Slot] = [found.probe]
         self.count = 0
-        self.slots = 0
+        self.slots = 1
         self.born = 0
         self.walkers: list[int] = []
-        self.handed: _socket.socket | None = None
-
-    # ------------------------------------------------------------------ start-up
-
-    def prepare(self) -> dict[str, Any]:
-        """Enter our own name spaces and lay out the private root; tells what was found."""
-        self.identity: Identity = identity.enter()
-        syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS)
-        syscalls.mount(None, "/", None, MS_REC | syscalls.MS_PRIVATE)
-        stage = next(path for path in ("/tmp", "/mnt", "/run") if os.path.isdir(path))
-        syscalls.mount("tmpfs", stage, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
-        os.chdir(stage)
-        for name in ("host", "b", "d", "e", "l", "proc", "r", "s", "x"):
-            os.mkdir(name)
-        syscalls.pivot_root(".", "host")
-        os.chdir("/")
-        syscalls.mount("/host/proc", "/proc", None, MS_BIND | MS_REC)
-        self._devices()
-        syscalls.mount("tmpfs", "/e", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=555")
-        self.last_capability = _last_capability()
-        self.means = cgroups.probe(prefix="/host")
-        cgroups.sweep(prefix="/host")
-        self.probe = self._slot()
-        self.free.append(self.probe)
-        self.idmap = self.identity.privileged and self._tmpfs_can_shift()
-        gc.collect()
-        gc.freeze()
-        return {
-            "privileged": self.identity.privileged,
-            "ids": self.identity.ids,
-            "idmap": self.idmap,
-            "note": self.identity.note,
-            "cgroups": self.means.to_json(),
-            "pid": os.getpid(),
-            "born": processes.now(),
-        }
-
-    def _devices(self) -> None:
-        """One tree of the harmless device nodes, cloned into every sandbox; nothing in it is writable."""
-        syscalls.mount("tmpfs", "/d", "tmpfs", MS_NOSUID | MS_NOEXEC, "size=64k,mode=755")
-        for name in _DEVICES:
-            os.close(os.open(f"/d/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
-            syscalls.mount(f"/host/dev/{name}", f"/d/{name}", None, MS_BIND)
-        for name, target in _DEVICE_LINKS:
-            os.symlink(target, f"/d/{name}")
-        for name in ("pts", "shm", "mqueue"):
-            os.mkdir(f"/d/{name}")
-        syscalls.mount(None, "/d", None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NOEXEC)
-
-    def _tmpfs_can_shift(self) -> bool:
-        """Idmapped tmpfs needs Linux 6.3; without it there is one id range for all sandboxes of this server."""
-        syscalls.mount("tmpfs", "/x", "tmpfs", MS_NOSUID | MS_NODEV, "size=4k")
-        clone = syscalls.open_tree("/x")
-        try:
-            syscalls.mount_setattr(clone, syscalls.MOUNT_ATTR_IDMAP, userns=self.probe.userns)
-        except StepError:
-            return False
-        finally:
-            os.close(clone)
-            syscalls.umount("/x")
-        return True
-
-    def _slot(self) -> Slot:
-        self.slots += 1
-        return identity.open_slot(self.slots - 1, self.identity)
 
     # ------------------------------------------------------------------ requests
 
     def op_base(self, request: dict[str, Any]) -> int:
         world = World.from_json(request["world"].encode())
         self.count += 1
-        self.bases.append(base.Base(self.count, world, self.identity, self.probe, idmap=self.idmap))
+        self.bases.append(base.Base(self.count, world, self.stage.identity, self.stage.probe, idmap=self.stage.idmap))
         return len(self.bases) - 1
 
     def op_create(self, request: dict[str, Any]) -> int:
         image = self.bases[request["base"]]
-        if self.identity.privileged and self.idmap:
-            slot = self.free.pop() if self.free else self._slot()
+        if self.stage.identity.privileged and self.stage.idmap:
+            slot = self.free.pop() if self.free else self._new_slot()
         else:
-            slot = self.probe
+            slot = self.stage.probe
         self.count += 1
         self.sandboxes[self.count] = Sandbox(image, slot, request["spec"])
         return self.count
 
-    def op_start(self, request: dict[str, Any]) -> tuple[dict[str, Any], tuple[int, ...]]:
+    def _new_slot(self) -> Slot:
+        self.slots += 1
+        return identity.open_slot(self.slots - 1, self.stage.identity)
+
+    def op_start(self, request: dict[str, Any]) -> None:
+        """Answers by itself, with the control socket and the pidfd of PID 1."""
         box = self.sandboxes[request["id"]]
         if box.life is not None:
             self._end(box)
         control, far = protocol.channel()
         try:
             box.life = self._clone(box, far)
-        except BaseException:
-            control.close()
-            raise
+            protocol.send_json(self.sock, {"ok": box.life.pid}, (control.fileno(), box.life.pidfd))
         finally:
+            control.close()
             far.close()
-        self.handed = control  # closed once it was sent
-        return {"pid": box.life.pid}, (control.fileno(), box.life.pidfd)
 
     def op_kill(self, request: dict[str, Any]) -> bool:
         """End the life: proved by the kernel when this returns. What was written is lost."""
@@ -241,7 +169,7 @@ class Server:
         if box is None:
             return
         self._end(box)
-        if box.slot is not self.probe or self.idmap:
+        if box.slot is not self.stage.probe or self.stage.idmap:
             self.free.append(box.slot)
         box.drop(set(box.made))
 
@@ -259,9 +187,9 @@ class Server:
                 child.run(options, child.Ends(far, setup_far, wait, self.owner, self.myself))
             life = Life(pid, pidfd, setup, group)
             try:
-                inside = 0 if self.identity.ids > 1 else box.spec["uid"]
+                inside = 0 if self.stage.identity.ids > 1 else box.spec["uid"]
                 for name in ("uid_map", "gid_map"):
-                    identity.write_proc(f"/proc/{pid}/{name}", box.slot.id_map(self.identity, inside))
+                    identity.write_proc(f"/proc/{pid}/{name}", box.slot.id_map(self.stage.identity, inside))
                 if group is not None:
                     group.add(pid)
                 os.write(go, b"x")
@@ -282,7 +210,7 @@ class Server:
     def _options(self, box: Sandbox) -> child.Options:
         spec = box.spec
         program = seccomp.build(
-            nesting=spec["nested"], single_user=self.identity.ids == 1, pin_cpus=bool(spec["affinity"])
+            nesting=spec["nested"], single_user=self.stage.identity.ids == 1, pin_cpus=bool(spec["affinity"])
         )
         return child.Options(
             views=tuple(box.image.views(box.slot)),
@@ -290,11 +218,11 @@ class Server:
             size=spec["disk"],
             inodes=spec["inodes"],
             uid=spec["uid"],
-            many_users=self.identity.ids > 1,
+            many_users=self.stage.identity.ids > 1,
             nested=spec["nested"],
             program=program,
             limits=tuple((getattr(resource, name), soft, hard) for name, soft, hard in spec["limits"]),
-            last_capability=self.last_capability,
+            last_capability=self.stage.last_capability,
             affinity=spec["affinity"],
         )
 
@@ -376,24 +304,18 @@ class Server:
                 self._answer(request, fds)
 
     def _answer(self, request: dict[str, Any], fds: list[int]) -> None:
-        passed: tuple[int, ...] = ()
-        self.handed = None
+        op = request["op"]
         try:
-            call = getattr(self, f"op_{request['op']}")
-            result = call(request, fds) if request["op"] == "diff" else call(request)
-            if request["op"] == "start":
-                result, passed = result
-            answer = {"ok": result}
+            call = getattr(self, f"op_{op}")
+            answer = {"ok": call(request, fds) if op == "diff" else call(request)}
         except OSError as error:
-            answer = {
-                "error": [getattr(error, "step", "") or request["op"], error.errno or 0, str(error.filename or "")]
-            }
+            step = getattr(error, "step", "") or op
+            answer = {"error": [step, error.errno or 0, str(error.filename or "")]}
         finally:
             for fd in fds:
                 os.close(fd)
-        protocol.send_json(self.sock, answer, passed)
-        if self.handed is not None:
-            self.handed.close()
+        if op != "start" or "error" in answer:
+            protocol.send_json(self.sock, answer)
 
     def close(self) -> None:
         """Kill all first, then wait for all: they die side by side."""
@@ -409,27 +331,24 @@ def _written(scratch: str) -> bool:
     return any(os.listdir(f"{scratch}/{name}") for name in os.listdir(scratch) if name.startswith("u"))
 
 
-def _last_capability() -> int:
-    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
-        return int(file.read())
-
-
 def main(fd: int) -> None:
     """Entry point of the process: `fd` is the control socket; the owner's pidfd comes with the first message."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sock = _socket.socket(fileno=fd)
     os.set_inheritable(fd, False)
     _, fds = protocol.receive_json(sock)
-    server = Server(sock, fds[0])
-    # What a process of a sandbox could make us import must not be found: everything is loaded by now.
+    # Everything is loaded by now; what a sandbox could make us import must not be found.
     sys.path[:] = []
     try:
-        found = server.prepare()
+        found = stage.prepare()
     except OSError as error:
         step = getattr(error, "step", "") or "start"
         protocol.send_json(sock, {"error": [step, error.errno or 0, str(error.filename or "")]})
         return
-    protocol.send_json(sock, {"ok": found})
+    gc.collect()
+    gc.freeze()
+    protocol.send_json(sock, {"ok": found.report()})
+    server = Server(sock, fds[0], found)
     try:
         server.serve()
     finally:

@@ -1,0 +1,101 @@
+"""The fork server's own world: name spaces, a private root, device nodes, and what this kernel can do.
+
+/host   the machine's root       /b  base images      /l  layers of snapshots     /d  device nodes   /e  nothing
+/r /s   mount points of children /x  for trying out
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from . import cgroups, identity, processes, syscalls
+from .identity import Identity, Slot
+from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT, StepError
+
+__all__ = ["Stage", "prepare"]
+
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_DEVICE_LINKS = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+    ("core", "/proc/kcore"),
+)
+
+
+class Stage(NamedTuple):
+    """What was found: `probe` is the first id slot, `idmap` whether a tmpfs can be shifted into a slot."""
+
+    identity: Identity
+    probe: Slot
+    idmap: bool
+    means: cgroups.CgroupMeans
+    last_capability: int
+
+    def report(self) -> dict[str, Any]:
+        """What the client is told."""
+        return {
+            "privileged": self.identity.privileged,
+            "ids": self.identity.ids,
+            "idmap": self.idmap,
+            "groups": list(self.identity.groups),
+            "cgroups": self.means.to_json(),
+            "pid": os.getpid(),
+            "born": processes.now(),
+        }
+
+
+def prepare() -> Stage:
+    """Enter our own name spaces and lay out the private root. Raises StepError naming what failed."""
+    who = identity.enter()
+    syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS)
+    syscalls.mount(None, "/", None, MS_REC | syscalls.MS_PRIVATE)
+    place = next(path for path in ("/tmp", "/mnt", "/run") if os.path.isdir(path))
+    syscalls.mount("tmpfs", place, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
+    os.chdir(place)
+    for name in ("host", "b", "d", "e", "l", "proc", "r", "s", "x"):
+        os.mkdir(name)
+    syscalls.pivot_root(".", "host")
+    os.chdir("/")
+    syscalls.mount("/host/proc", "/proc", None, MS_BIND | MS_REC)
+    _make_devices()
+    syscalls.mount("tmpfs", "/e", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=555")
+    means = cgroups.probe(prefix="/host")
+    cgroups.sweep(prefix="/host")
+    probe = identity.open_slot(0, who)
+    return Stage(who, probe, who.privileged and _tmpfs_can_shift(probe), means, _last_capability())
+
+
+def _make_devices() -> None:
+    """One tree of the harmless device nodes, cloned into every sandbox; nothing in it is writable."""
+    syscalls.mount("tmpfs", "/d", "tmpfs", MS_NOSUID | MS_NOEXEC, "size=64k,mode=755")
+    for name in _DEVICES:
+        os.close(os.open(f"/d/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+        syscalls.mount(f"/host/dev/{name}", f"/d/{name}", None, MS_BIND)
+    for name, target in _DEVICE_LINKS:
+        os.symlink(target, f"/d/{name}")
+    for name in ("pts", "shm", "mqueue"):
+        os.mkdir(f"/d/{name}")
+    syscalls.mount(None, "/d", None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NOEXEC)
+
+
+def _tmpfs_can_shift(slot: Slot) -> bool:
+    """Idmapped tmpfs needs Linux 6.3; without it there is one id range for all sandboxes of this server."""
+    syscalls.mount("tmpfs", "/x", "tmpfs", MS_NOSUID | MS_NODEV, "size=4k")
+    clone = syscalls.open_tree("/x")
+    try:
+        syscalls.mount_setattr(clone, syscalls.MOUNT_ATTR_IDMAP, userns=slot.userns)
+    except StepError:
+        return False
+    finally:
+        os.close(clone)
+        syscalls.umount("/x")
+    return True
+
+
+def _last_capability() -> int:
+    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+        return int(file.read())
