@@ -98,7 +98,7 @@ def plan(
         cpu=profile.cpu if spec.cpu is None else spec.cpu,
         memory=profile.memory if spec.memory is None else spec.memory,
         disk=next(disk for disk in (spec.disk, profile.disk, DEFAULT_DISK) if disk is not None),
-        required=_required(spec, network, user, mounts, image),
+        required=_required(spec, network, user, mounts, image) | _STRICTER.get(profile.rank, frozenset()),
     )
     provider_name = default_provider if spec.provider is None else spec.provider
     # Provisioning runs in the network the tests get: a locked sandbox is provisioned locked.
@@ -272,6 +272,10 @@ def _expose(spec: SandboxSpec, project: ResolvedMount | None) -> tuple[str, ...]
     if spec.expose and project is None:
         raise InvalidSpec("expose", spec.expose, "no project is visible, so there is nothing to expose")
     return tuple(sorted({posixpath.normpath(path) for path in spec.expose}))
+
+
+#: What a profile of that rank needs beyond all others: strict lets no host group through.
+_STRICTER = {0: frozenset({"groups_dropped"})}
 
 
 def _required(

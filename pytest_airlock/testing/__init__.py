@@ -8,7 +8,8 @@ from __future__ import annotations
 from pytest_airlock.testing.clock import FakeClock
 from pytest_airlock.testing.faults import FaultScript, Hold
 from pytest_airlock.testing.files import FakeFiles
-from pytest_airlock.testing.process import Context, FakeProcess, Program
+from pytest_airlock.testing.handle import FakeProcess
+from pytest_airlock.testing.process import Context, Program
 from pytest_airlock.testing.provider import FakeProvider
 
 __all__ = ["Context", "FakeClock", "FakeFiles", "FakeProcess", "FakeProvider", "FaultScript", "Hold", "Program"]

@@ -13,24 +13,13 @@ import signal as signals
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import IO, Protocol
 
 from pytest_airlock.errors import SandboxDied
 from pytest_airlock.providers.base import Exit
 from pytest_airlock.testing.files import FakeFiles
+from pytest_airlock.testing.streams import Stream
 
-__all__ = [
-    "Context",
-    "FakeProcess",
-    "Nothing",
-    "Pipe",
-    "Program",
-    "Redirected",
-    "Stream",
-    "Task",
-    "World",
-    "signal_number",
-]
+__all__ = ["MAGIC", "Context", "Program", "Task", "World", "signal_number"]
 
 #: Signals that end nobody by default (signal(7)), and the one that only asks.
 HARMLESS = frozenset({0, signals.SIGCHLD, signals.SIGURG, signals.SIGWINCH, signals.SIGCONT})
@@ -52,92 +41,6 @@ def signal_number(word: str) -> int:
 
 class Ended(BaseException):
     """The process has been killed: leave the program."""
-
-
-class Stream(Protocol):
-    """An open file of a fake process."""
-
-    def read(self, task: Task, size: int) -> bytes: ...
-    def write(self, task: Task, data: bytes) -> None: ...
-    def dup(self) -> Stream: ...
-    def close(self) -> None: ...
-
-
-class Pipe:
-    """One end of a real pipe."""
-
-    def __init__(self, fd: int) -> None:
-        os.set_blocking(fd, False)
-        self._fd = fd
-
-    def read(self, task: Task, size: int) -> bytes:
-        while True:
-            task.until(self._fd, select.POLLIN)
-            try:
-                return os.read(self._fd, size)
-            except BlockingIOError:
-                continue
-
-    def write(self, task: Task, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            task.until(self._fd, select.POLLOUT)
-            try:
-                view = view[os.write(self._fd, view) :]
-            except BlockingIOError:
-                continue
-            except BrokenPipeError:
-                task.world.send(task, signals.SIGPIPE)
-                task.check()
-                raise
-
-    def dup(self) -> Pipe:
-        return Pipe(os.dup(self._fd))
-
-    def close(self) -> None:
-        os.close(self._fd)
-
-
-class Nothing:
-    """/dev/null."""
-
-    def read(self, task: Task, size: int) -> bytes:
-        task.check()
-        return b""
-
-    def write(self, task: Task, data: bytes) -> None:
-        task.check()
-
-    def dup(self) -> Nothing:
-        return self
-
-    def close(self) -> None:
-        pass
-
-
-@dataclass
-class Redirected:
-    """A regular file of the fake file system; output is appended, input read from the start."""
-
-    files: FakeFiles
-    path: str
-    position: int = 0
-
-    def read(self, task: Task, size: int) -> bytes:
-        task.check()
-        data = self.files.read(self.path, limit=1 << 40)[self.position : self.position + size]
-        self.position += len(data)
-        return data
-
-    def write(self, task: Task, data: bytes) -> None:
-        task.check()
-        self.files.write(self.path, data, append=True)
-
-    def dup(self) -> Redirected:
-        return self
-
-    def close(self) -> None:
-        pass
 
 
 @dataclass
@@ -383,6 +286,12 @@ class World:
             above = above.parent
         return False
 
+    def settle(self, seconds: float) -> None:
+        """Give handlers of SIGTERM real time to run; what ignores it needs none."""
+        for task in self.living():
+            if signals.SIGTERM in task.handlers and task.thread is not None:
+                task.thread.join(seconds)
+
     def die(self, why: str) -> None:
         """Everything ends now; exits that were not known are lost."""
         with self.lock:
@@ -400,54 +309,3 @@ class World:
                 task.thread.join(END_LIMIT)
                 if task.thread.is_alive():
                     raise RuntimeError(f"fake program {task.name!r} goes on {END_LIMIT:g} s after it was killed")
-
-
-class FakeProcess:
-    """A started task as the contract's Process."""
-
-    def __init__(self, name: str, pipes: Mapping[str, int]) -> None:
-        self.pid = 0
-        self._name = name
-        self.stdin: IO[bytes] | None = os.fdopen(pipes["stdin"], "wb", 0) if "stdin" in pipes else None
-        self.stdout: IO[bytes] | None = os.fdopen(pipes["stdout"], "rb", 0) if "stdout" in pipes else None
-        self.stderr: IO[bytes] | None = os.fdopen(pipes["stderr"], "rb", 0) if "stderr" in pipes else None
-        self._ended, self._end = os.pipe()
-        self._open = True
-
-    def adopt(self, task: Task) -> None:
-        """Called while the task is made, before it can end."""
-        self._task = task
-        self.pid = task.pid
-        task.on_end = lambda: os.close(self._end)
-
-    def fileno(self) -> int:
-        return self._ended
-
-    def poll(self) -> Exit | None:
-        if self._task.lost:
-            raise SandboxDied(self._name, self._task.world.why)
-        return self._task.exit
-
-    def wait(self, timeout: float | None = None) -> Exit:
-        if self._task.exit is None:
-            poller = select.poll()
-            poller.register(self._ended, select.POLLIN)
-            poller.poll(None if timeout is None else max(0.0, timeout) * 1000)
-        result = self.poll()
-        if result is None:
-            raise TimeoutError(f"process {self.pid} of {self._name} has not ended after {timeout} seconds")
-        return result
-
-    def send_signal(self, signal: int) -> None:
-        self._task.world.send(self._task, signal)
-
-    def kill_tree(self) -> None:
-        self._task.world.kill_tree(self._task)
-
-    def close(self) -> None:
-        if self._open:
-            self._open = False
-            os.close(self._ended)
-        for stream in (self.stdin, self.stdout, self.stderr):
-            if stream is not None:
-                stream.close()

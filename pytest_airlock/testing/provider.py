@@ -42,9 +42,11 @@ from pytest_airlock.providers.base import (
 )
 from pytest_airlock.testing.faults import FaultScript
 from pytest_airlock.testing.files import FakeFiles, Node
+from pytest_airlock.testing.handle import FakeProcess
 from pytest_airlock.testing.image import HOMES, PATH, build
-from pytest_airlock.testing.process import Context, FakeProcess, Nothing, Pipe, Program, Stream, Task, World
+from pytest_airlock.testing.process import Context, Program, Task, World
 from pytest_airlock.testing.programs import BUILTIN
+from pytest_airlock.testing.streams import Nothing, Pipe, Stream
 
 __all__ = ["FakeProvider"]
 
@@ -143,6 +145,7 @@ class FakeProvider:
                 return
             for task in box.world.living():
                 box.world.send(task, signal.SIGTERM)
+            box.world.settle(min(grace, 1.0))
             if box.world.living():
                 self._clock.sleep(grace)
             self._end(box, "it was stopped")

@@ -14,7 +14,8 @@ import signal as signals
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pytest_airlock.testing.process import Context, Nothing, Redirected, Stream, Task, signal_number
+from pytest_airlock.testing.process import Context, Task, signal_number
+from pytest_airlock.testing.streams import Nothing, Redirected, Stream
 
 __all__ = ["sh"]
 

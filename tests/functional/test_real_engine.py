@@ -232,7 +232,7 @@ def test_outside_of_pytest(real: pytest.Pytester) -> None:
             print(box.run(["echo", "hello"]).stdout, end="")
         """
     )
-    result = real.runpython("script.py")
+    result = real.runpython(real.path / "script.py")
     assert result.outlines == ["hello"], result.stderr.str()
 
 

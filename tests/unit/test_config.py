@@ -126,7 +126,7 @@ def test_toml_faults_have_a_line_too(tmp_path: Path, text: str, line: int, key: 
 def test_every_fault_of_a_file_is_told_at_once(tmp_path: Path) -> None:
     error = fault(tmp_path, "spec:\n  cpu: 0\n  memory: x\nkep: all\n")
     assert error.line == 2
-    notes = error.__notes__
+    notes: list[str] = vars(error)["__notes__"]
     assert [note.split(": ")[0].rpartition(":")[2] for note in notes] == ["3", "4"]
 
 

@@ -298,3 +298,21 @@ def test_a_record_is_gone_for_everybody_at_once(store: FileStore) -> None:
             store.load("box")
 
     assert in_child(look) == 0
+
+
+def test_a_short_lock_ends_even_if_a_child_process_still_has_it_open(tmp_path: Path) -> None:
+    held = NameLocks(tmp_path, lambda name: True, patience=0.0)
+    with held.hold("box"):
+        # As a child is between fork and exec, for a moment.
+        (descriptor,) = locks_module._descriptors
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[descriptor])
+    try:
+        with held.hold("box"):
+            pass
+    finally:
+        child.communicate(b"\n")
+
+
+def test_a_record_of_a_living_owner_is_never_adopted_even_if_its_lease_is_free(store: FileStore) -> None:
+    store.save(make_record())
+    assert store.adopt("box", current_owner()) is None

@@ -250,6 +250,19 @@ def test_r07_errored_is_sticky(manager, provider: FakeProvider) -> None:
     manager.destroy("box")
 
 
+def test_r07_errored_is_sticky_even_if_the_disk_is_too_full_to_say_so(manager, provider, monkeypatch) -> None:
+    provider.faults.fail("reset", ProviderError("fake", "reset", "told so"))
+    with monkeypatch.context() as patch:
+        breaking_store(manager, patch)
+        with pytest.raises(ProviderError) as caught:
+            manager.reset("box")
+    assert "No space left" in caught.value.__notes__[0]
+    assert manager.status("box").state is State.ERRORED
+    assert "told so" in manager.list()[0].error
+    with pytest.raises(InvalidTransition):
+        manager.run("box", ["true"])
+
+
 def test_r07_list_tells_what_could_not_be_asked_and_status_raises_it(manager, provider: FakeProvider) -> None:
     manager.create(make_plan("other"))
     provider.faults.fail("is_running", BOOM, name="box")
@@ -324,6 +337,18 @@ def test_r25_a_sandbox_deleted_while_waiting_for_its_lock_is_noticed(manager, pr
     thread.join()
     assert len(raised) == 1
     assert files(manager) == []
+
+
+def test_r25_a_name_made_anew_while_waiting_is_not_mistaken_for_the_old(manager, provider, monkeypatch) -> None:
+    old = manager._holdings.require("box")
+    manager.destroy("box")
+    manager.create(make_plan())
+    provider.calls.clear()
+    # What a thread found that then had to wait for the lock.
+    monkeypatch.setattr(manager._holdings, "require", lambda name: old)
+    with pytest.raises(SandboxNotFound):
+        manager.reset("box")
+    assert operations(provider) == []
 
 
 def test_r25_a_record_removed_by_hand_is_noticed_before_anything_is_touched(manager, provider: FakeProvider) -> None:

@@ -147,7 +147,7 @@ class TestProfileLimits:
         planned = host.plan(profile="strict")
         assert planned.provider_spec.mounts == ()
         assert planned.provider_spec.cwd is None
-        assert planned.provider_spec.required == ISOLATION | {"user_ordinary"}
+        assert planned.provider_spec.required == ISOLATION | {"user_ordinary", "groups_dropped"}
         assert planned.runtime is None
         (note,) = planned.notes
         assert "'strict' shows no project" in note

@@ -4,11 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
-from orchestrator_helpers import dead_owner, living_child, make_manager, make_plan, make_record
+from orchestrator_helpers import FakeResources, dead_owner, in_child, living_child, make_manager, make_plan, make_record
 
-from pytest_airlock.errors import InsufficientResources
+from pytest_airlock.errors import InsufficientResources, StoreError
 from pytest_airlock.models import SandboxSpec
 from pytest_airlock.orchestrator.process_identity import current_owner
+from pytest_airlock.orchestrator.store import MACHINE, FileStore
 from pytest_airlock.testing import FakeClock, FakeProvider
 
 
@@ -84,6 +85,23 @@ def test_the_dead_hold_nothing(tmp_path: Path) -> None:
     manager.store.save(make_record("theirs", owner=dead_owner(), spec=SandboxSpec(cpu=2)))
     manager.create(make_plan(spec={"cpu": 2}))
     assert manager.said == []
+
+
+def test_no_other_process_checks_between_check_and_reservation(tmp_path: Path) -> None:
+    seen = []
+
+    class Resources(FakeResources):
+        def check(self, need, held) -> None:
+            seen.append(in_child(another_is_kept_out))
+
+    def another_is_kept_out() -> None:
+        other = FileStore(tmp_path / "state")
+        other._locks._patience = 0.0
+        with pytest.raises(StoreError, match="another process holds this lock"), other.locked(MACHINE):
+            pass
+
+    make_manager(tmp_path / "state", FakeProvider(), resources=Resources()).create(make_plan(spec={"cpu": 1}))
+    assert seen == [0]
 
 
 def test_two_processes_never_reserve_the_same_processor(tmp_path: Path) -> None:

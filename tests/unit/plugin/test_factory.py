@@ -54,7 +54,7 @@ def test_errors_are_kept_until_all_are_ended() -> None:
     with pytest.raises(ProviderError, match="c stays") as caught:
         factory.close()
     assert book.ended == ["c", "b", "a"]
-    assert "a stays" in caught.value.__notes__[0]
+    assert "a stays" in vars(caught.value)["__notes__"][0]
 
 
 def test_what_is_made_while_it_closes_is_ended_too() -> None:

@@ -1,6 +1,6 @@
 """Who a sandbox is to the kernel: user name spaces, id maps and leases of id ranges.
 
-As root (CAP_SYS_ADMIN decides, not uid 0) every slot leases 65,536 host ids of its own, and image files are shifted into it by
+As root (CAP_SYS_ADMIN and room for ids decide, not uid 0) every slot leases 65,536 host ids of its own, and image files are shifted into it by
 idmapped mounts. As an ordinary user the fork server enters one user name space first: with newuidmap and a range
 from /etc/subuid it has 65,536 ids, else exactly one. See user_namespaces(7), newuidmap(1), mount_setattr(2).
 """
@@ -12,7 +12,7 @@ import grp
 import os
 import pwd
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from . import syscalls
@@ -22,6 +22,7 @@ __all__ = ["Identity", "Slot", "enter", "open_slot"]
 
 IDS = 65_536
 _FIRST, _LAST = 0x80000, 0x6FFF0000  # where container managers allocate dynamically, systemd's UIDS-GIDS.md
+_CAP_SYS_ADMIN = 21
 _NEWUIDMAP = ("newuidmap", "newgidmap")
 
 
@@ -70,7 +71,7 @@ def capabilities() -> int:
 
 def enter() -> Identity:
     """Become able to make sandboxes: nothing to do as root, else enter a user name space of our own."""
-    if capabilities() >> 21 & 1:
+    if capabilities() >> _CAP_SYS_ADMIN & 1 and next(_ranges(), None) is not None:
         os.setgroups([])
         return Identity(privileged=True, ids=IDS)
     uid, gid = os.getuid(), os.getgid()
@@ -206,21 +207,11 @@ def open_slot(number: int, identity: Identity) -> Slot:
 
 
 def _lease_range() -> tuple[int, _socket.socket]:
-    """A free range of 65,536 host ids: in our own maps, in nobody's subuid or passwd, and held by nobody else.
+    """A range of 65,536 host ids that nobody else has.
 
     The lease is a bound abstract socket: machine-wide, atomic, and gone with its holder, whatever ends it.
     """
-    taken = [(first, first + count) for name in ("subuid", "subgid") for _, first, count in _lines(f"/etc/{name}")]
-    taken += [(uid, uid + 1) for uid in _named_ids()]
-    extents = [_extents(f"/proc/self/{name}") for name in ("uid_map", "gid_map")]
-    count = (_LAST - _FIRST) // IDS
-    start = os.getpid() * 61 % count
-    for step in range(count):
-        first = _FIRST + (start + step) % count * IDS
-        if any(low < first + IDS and first < high for low, high in taken):
-            continue
-        if not all(any(low <= first and first + IDS <= high for low, high in some) for some in extents):
-            continue
+    for first in _ranges():
         lease = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
         try:
             lease.bind(b"\0airlock-ids-%d" % first)
@@ -229,6 +220,21 @@ def _lease_range() -> tuple[int, _socket.socket]:
             continue
         return first, lease
     raise StepError(28, "id range", "/proc/self/uid_map")  # ENOSPC
+
+
+def _ranges() -> Iterator[int]:
+    """First ids of ranges that exist in our own user name space and are in nobody's subuid(5) or passwd(5)."""
+    taken = [(first, first + count) for name in ("subuid", "subgid") for _, first, count in _lines(f"/etc/{name}")]
+    taken += [(uid, uid + 1) for uid in _named_ids()]
+    extents = [_extents(f"/proc/self/{name}") for name in ("uid_map", "gid_map")]
+    count = (_LAST - _FIRST) // IDS
+    start = os.getpid() * 61 % count  # spread, so that workers do not all try the same ones
+    for step in range(count):
+        first = _FIRST + (start + step) % count * IDS
+        if any(low < first + IDS and first < high for low, high in taken):
+            continue
+        if all(any(low <= first and first + IDS <= high for low, high in some) for some in extents):
+            yield first
 
 
 def _named_ids() -> list[int]:

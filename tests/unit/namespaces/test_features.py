@@ -1,0 +1,77 @@
+"""What the provider says it can enforce, from what the fork server found; and the limits of one sandbox."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_airlock.providers.base import FEATURES, ProviderSpec
+from pytest_airlock.providers.namespaces import features
+from pytest_airlock.providers.namespaces.limits import sandbox_limits
+
+USABLE = {"usable": True, "why": "", "fix": ""}
+MISSING = {"usable": False, "why": "no such hierarchy", "fix": "mount it"}
+
+
+def report(**changes):
+    found = {"privileged": True, "ids": 65_536, "idmap": True, "groups": [], "cgroups": {}}
+    return {**found, **changes}
+
+
+def test_every_word_is_one_of_the_contract_and_none_is_both():
+    for changes in ({}, {"ids": 1}, {"idmap": False}, {"groups": ["docker"]}, {"cgroups": {"memory": MISSING}}):
+        found = features.found(report(**changes))
+        assert set(found.present) | set(found.absent) <= set(FEATURES)
+        assert not set(found.present) & set(found.absent)
+
+
+def test_memory_is_there_only_with_a_control_group():
+    assert "memory" in features.found(report(cgroups={"memory": USABLE}))
+    found = features.found(report(cgroups={"memory": MISSING}))
+    assert "memory" not in found
+    assert found.absent["memory"].why == "no such hierarchy"
+    assert found.absent["memory"].fix == "mount it"
+
+
+def test_one_id_means_no_many_users_and_says_what_to_install():
+    found = features.found(report(ids=1, privileged=False, idmap=False))
+    assert "many_users" not in found
+    assert "uidmap" in found.absent["many_users"].fix
+
+
+@pytest.mark.parametrize(("groups", "dropped"), [([], True), (["users"], True), (["users", "docker"], False)])
+def test_rule10_groups_with_power_over_the_host_are_named(groups, dropped):
+    found = features.found(report(ids=1, privileged=False, groups=groups))
+    assert ("groups_dropped" in found) is dropped
+    if not dropped:
+        assert "docker" in found.absent["groups_dropped"].why
+
+
+def test_root_without_idmapped_mounts_cannot_share_directories_and_says_so():
+    found = features.found(report(idmap=False))
+    assert "mount_rw" not in found
+    assert "cow" in found.absent["mount_rw"].fix
+
+
+def test_sizes_count_as_enforced_only_when_given():
+    found = features.found(report(cgroups={"memory": USABLE, "cpu": USABLE}))
+    assert not {"cpu", "memory", "disk"} & set(features.enforced(ProviderSpec("a"), found))
+    given = features.enforced(ProviderSpec("a", cpu=1, memory=1 << 26, disk=1 << 26), found)
+    assert {"cpu", "memory", "disk"} <= set(given)
+
+
+def test_cpu_is_a_quota_where_there_is_a_group_and_an_affinity_elsewhere():
+    with_group = features.found(report(cgroups={"cpu": USABLE, "pids": USABLE}))
+    limits = sandbox_limits(ProviderSpec("a", cpu=1), with_group, uid=0)
+    assert limits["affinity"] == 0
+    assert limits["group"]["cpu"] == 1
+    without = sandbox_limits(ProviderSpec("a", cpu=1), features.found(report()), uid=0)
+    assert without["affinity"] == 1
+    assert without["group"] == {}
+
+
+def test_a_sandbox_without_limits_joins_no_group_but_has_bounds():
+    limits = sandbox_limits(ProviderSpec("a"), features.found(report(cgroups={"pids": USABLE})), uid=0)
+    assert limits["group"] == {}
+    assert limits["disk"] > 0
+    assert 0 < limits["inodes"] <= 1_000_000
+    assert ("RLIMIT_CORE", 1, 1) in limits["limits"]
