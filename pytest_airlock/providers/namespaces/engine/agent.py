@@ -29,6 +29,7 @@ class Agent:
     def __init__(self, control: _socket.socket, uid: int, *, many_users: bool) -> None:
         self.control, self.uid, self.many_users = control, uid, many_users
         self.running: dict[int, _socket.socket] = {}  # pid to reply channel, which stays open until the exit is told
+        self.workers: set[int] = set()  # those of them that are our own file calls, not commands
         self.own = os.getuid()
         self.held = _permitted()
 
@@ -68,7 +69,8 @@ class Agent:
         elif request.op == protocol.TERMINATE:
             self.terminate(request.value)
         elif request.op == protocol.LIST:
-            for process in processes.alive()[:_LISTED]:
+            strangers = [process for process in processes.alive() if process.pid not in self.workers]
+            for process in strangers[:_LISTED]:
                 _tell(channel, Reply(protocol.PROCESS, process.pid, name=process.name))
         _tell(channel, Reply(protocol.DONE))
 
@@ -113,6 +115,7 @@ class Agent:
                 files.serve(request.payload, 3, 4)
             finally:
                 os._exit(0)
+        self.workers.add(pid)
         self.running[pid] = channel
         _tell(channel, Reply(protocol.STARTED, pid, born))
 
@@ -125,6 +128,7 @@ class Agent:
                 return
             if not pid:
                 return
+            self.workers.discard(pid)
             channel = self.running.pop(pid, None)
             if channel is None:
                 continue
