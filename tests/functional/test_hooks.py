@@ -27,7 +27,7 @@ def test_a_hook_of_another_name_is_refused(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*unknown hook 'pytest_airlock_sandbox_raedy'*"])
 
 
-def test_profiles(project: pytest.Pytester) -> None:
+def test_profiles_can_be_registered(project: pytest.Pytester) -> None:
     with_hooks(
         project,
         """
