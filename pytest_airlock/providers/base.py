@@ -48,6 +48,8 @@ Optional protocols, looked up with isinstance:
 24. `Diffs.diff(handle, since)` lists every path that was added, modified or deleted since the snapshot, mounts excluded.
 25. `Networks.set_network(handle, policy)` is in force when it returns, for open connections too.
 26. `Networks.attempts(handle)` is every try since start or reset, in order.
+27. `Adopts.adopt(handle, donor, snapshot)` gives a sandbox that was created from an equal spec (but for the name) and never
+    started the files of the donor's snapshot, as a snapshot of its own, whose id it returns: it outlives the donor.
 """
 
 from __future__ import annotations
@@ -59,6 +61,7 @@ from typing import IO, Any, Literal, Protocol, runtime_checkable
 __all__ = [
     "FEATURES",
     "Absence",
+    "Adopts",
     "Attempt",
     "Change",
     "ChangeKind",
@@ -384,6 +387,13 @@ class Resets(Protocol):
     """Optional: contract 23."""
 
     def reset(self, handle: Handle, snapshot: str) -> ResetProof: ...
+
+
+@runtime_checkable
+class Adopts(Protocol):
+    """Optional: contract 27. Lets provisioning be done once for many sandboxes."""
+
+    def adopt(self, handle: Handle, donor: Handle, snapshot: str) -> str: ...
 
 
 @runtime_checkable

@@ -27,9 +27,12 @@ class Registers:
 
 
 def run(pytester, make, *arguments):
-    result = pytester.inline_run(
-        "--airlock-provider=fake", "-q", "-p", "no:cacheprovider", *arguments, plugins=[Registers(make)]
-    )
+    module, *rest = arguments
+    # An ini file of its own: that of this checkout would be found from the suite's path.
+    ini = pytester.makeini("[pytest]\n")
+    options = ("-c", str(ini), "--airlock-provider=fake", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+    package = f"pytest_airlock.conformance.{module.removesuffix('.py')}"
+    result = pytester.inline_run(*options, "--pyargs", package, *rest, plugins=[Registers(make)])
     passed, skipped, failed = result.listoutcomes()
     return (
         Counter({"passed": len(passed), "skipped": len(skipped), "failed": len(failed)}),
@@ -58,7 +61,7 @@ def test_every_sentence_of_the_contract_has_a_test():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_fake_provider_passes(pytester, module):
-    counts, failed, reasons = run(pytester, FakeProvider, str(SUITE / module))
+    counts, failed, reasons = run(pytester, FakeProvider, module)
     assert failed == set()
     assert counts["passed"] + counts["skipped"] > 0
     assert [reason for reason in reasons if not re.search(r"no python3|is no entry point", reason)] == []
@@ -66,7 +69,7 @@ def test_the_fake_provider_passes(pytester, module):
 
 def test_optional_protocols_that_are_missing_are_skipped_with_the_reason(pytester):
     make = lambda: FakeProvider(without=("Snapshots", "Resets", "Diffs", "Networks"))  # noqa: E731
-    counts, _, reasons = run(pytester, make, str(SUITE / "test_states.py"))
+    counts, _, reasons = run(pytester, make, "test_states.py")
     assert counts == {"passed": 0, "failed": 0, "skipped": counts["skipped"]}
     assert any("optional protocol Snapshots" in reason for reason in reasons)
 
@@ -111,8 +114,7 @@ class KillsTheChildOnly(FakeProvider):
     ],
 )
 def test_a_provider_that_breaks_a_promise_is_caught(pytester, broken, arguments, caught):
-    module, *rest = arguments
-    _, failed, _ = run(pytester, broken, str(SUITE / module), *rest)
+    _, failed, _ = run(pytester, broken, *arguments)
     assert caught in failed
 
 
@@ -125,6 +127,5 @@ def test_a_provider_that_breaks_a_promise_is_caught(pytester, broken, arguments,
 )
 def test_a_provider_that_leaves_processes_alive_is_caught(pytester, monkeypatch, broken, arguments, caught):
     monkeypatch.setattr("pytest_airlock.conformance.machine.PATIENCE", 0.3)
-    module, *rest = arguments
-    _, failed, _ = run(pytester, broken, str(SUITE / module), *rest)
+    _, failed, _ = run(pytester, broken, *arguments)
     assert caught in failed

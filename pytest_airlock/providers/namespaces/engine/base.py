@@ -240,19 +240,25 @@ class Base:
         place = f"{self.home}/s{slot.number}"
         os.mkdir(place)
         for name in sorted(self.shifted):
-            _mount_point(f"{place}/{name}", is_file=name in self.files)
-            tree = syscalls.open_tree(f"{self.home}/{name}")
-            try:
-                syscalls.mount_setattr(tree, MOUNT_ATTR_IDMAP, userns=slot.userns)
-                syscalls.move_mount(tree, f"{place}/{name}")
-            finally:
-                os.close(tree)
+            clone_to(f"{self.home}/{name}", f"{place}/{name}", slot.userns, is_file=name in self.files)
         self.slots.add(slot.number)
 
     def close(self) -> None:
         """Unmount everything; sandboxes that still run keep their own clones."""
         syscalls.umount(self.home)
         os.rmdir(self.home)
+
+
+def clone_to(source: str, place: str, userns: int, *, is_file: bool = False) -> None:
+    """Mount a clone of the mount at `source` at the new `place`, shifted by a user name space (0 = as it is)."""
+    _mount_point(place, is_file=is_file)
+    tree = syscalls.open_tree(source)
+    try:
+        if userns:
+            syscalls.mount_setattr(tree, MOUNT_ATTR_IDMAP, userns=userns)
+        syscalls.move_mount(tree, place)
+    finally:
+        os.close(tree)
 
 
 def attach(place: str, target: str) -> None:

@@ -54,8 +54,10 @@ class Sandbox:
     def drop(self, layers: set[int]) -> None:
         """Unmount layers that nothing stands on any more."""
         for layer in layers:
-            syscalls.umount(f"/l/{layer}")
-            os.rmdir(f"/l/{layer}")
+            for place in (f"/l/{layer}", f"/p/{layer}"):
+                if os.path.isdir(place):
+                    syscalls.umount(place)
+                    os.rmdir(place)
         self.made -= layers
 
 
@@ -131,6 +133,22 @@ class Server:
         """Choose what the next life stands on."""
         box = self.sandboxes[request["id"]]
         box.layers = tuple(request["layers"])
+
+    def op_adopt(self, request: dict[str, Any]) -> list[int]:
+        """Make another sandbox's layers this one's own, shifted into its id range; the answer are their numbers."""
+        box = self.sandboxes[request["id"]]
+        shift = self.stage.idmap and self.stage.identity.privileged
+        adopted = []
+        for layer in request["layers"]:
+            self.count += 1
+            # A shifted mount cannot be shifted again, so the plain one is kept for the next who adopts it.
+            plain = f"/p/{layer}" if os.path.isdir(f"/p/{layer}") else f"/l/{layer}"
+            for place, userns in ((f"/p/{self.count}", 0), (f"/l/{self.count}", box.slot.userns if shift else 0)):
+                base.clone_to(plain, place, userns)
+            box.made.add(self.count)
+            adopted.append(self.count)
+        box.layers = tuple(adopted)
+        return adopted
 
     def op_retain(self, request: dict[str, Any]) -> None:
         """Unmount the layers of a sandbox that are not in `layers`: nothing stands on them any more."""

@@ -56,7 +56,7 @@ def prepare() -> Stage:
     place = next(path for path in ("/tmp", "/mnt", "/run") if os.path.isdir(path))
     syscalls.mount("tmpfs", place, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
     os.chdir(place)
-    for name in ("host", "b", "d", "e", "l", "proc", "r", "s", "x"):
+    for name in ("host", "b", "d", "e", "l", "p", "proc", "r", "s", "x"):
         os.mkdir(name)
     syscalls.pivot_root(".", "host")
     os.chdir("/")
