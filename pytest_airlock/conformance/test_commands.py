@@ -14,7 +14,24 @@ from pytest_airlock.conformance.machine import PATIENCE, Machine, all_dead, ende
 from pytest_airlock.errors import SandboxDied
 from pytest_airlock.providers.base import Features, Process, Provider
 
-WORDS = ["", " ", "a b", "-n", "--", "$(id)", "`id`", "$HOME", "'", '"', "\\", "*", "a\nb", "é", "\udcff\udcfe", "x" * 5000]
+WORDS = [
+    "",
+    " ",
+    "a b",
+    "-n",
+    "--",
+    "$(id)",
+    "`id`",
+    "$HOME",
+    "'",
+    '"',
+    "\\",
+    "*",
+    "a\nb",
+    "é",
+    "\udcff\udcfe",
+    "x" * 5000,
+]
 
 
 def test_c07_arguments_keep_their_boundaries(box: Machine) -> None:
@@ -152,7 +169,9 @@ def test_c10_close_does_not_kill_and_twice_is_fine(box: Machine) -> None:
 
 
 def test_c11_kill_tree_ends_descendants_and_orphans(box: Machine) -> None:
-    script = "setsid sleep 1000 & sh -c 'sleep 1000 &'; sh -c 'sh -c \"setsid sleep 1000 & exit\"'; echo ready; sleep 1000"
+    script = (
+        "setsid sleep 1000 & sh -c 'sleep 1000 &'; sh -c 'sh -c \"setsid sleep 1000 & exit\"'; echo ready; sleep 1000"
+    )
     with box.process("sh", "-c", script) as process:
         assert line(process) == b"ready\n"
         _kill(process)

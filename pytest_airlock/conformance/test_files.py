@@ -95,7 +95,9 @@ def test_c12_rmtree_takes_all_below_and_follows_no_link(box: Machine) -> None:
 
 
 def test_c12_a_tree_goes_out_parents_first(box: Machine) -> None:
-    box.sh("mkdir -p /opt/t/a/b; printf 1 > /opt/t/a/b/f; ln -s ../f /opt/t/a/l; mkfifo /opt/t/pipe; chmod 711 /opt/t/a")
+    box.sh(
+        "mkdir -p /opt/t/a/b; printf 1 > /opt/t/a/b/f; ln -s ../f /opt/t/a/l; mkfifo /opt/t/pipe; chmod 711 /opt/t/a"
+    )
     found = exported(box, "/opt/t")
     paths = list(found)
     assert sorted(paths) == ["", "a", "a/b", "a/b/f", "a/l", "pipe"]

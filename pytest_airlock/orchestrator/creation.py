@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from pytest_airlock.models import Owner, SandboxRecord, State
 from pytest_airlock.orchestrator.contracts import Clock, Lease, Mounts, Plan, ResourceChecker, Store
 from pytest_airlock.orchestrator.live import LiveSandbox
-from pytest_airlock.orchestrator.preparation import effective_network, prepare
+from pytest_airlock.orchestrator.preparation import CLEAN, effective_network, prepare
 from pytest_airlock.orchestrator.undo import Undo
 from pytest_airlock.orchestrator.waiting import Reservations
-from pytest_airlock.providers.base import Handle, Provider
+from pytest_airlock.providers.base import Adopts, Handle, Provider
 
 __all__ = ["Creation", "clamped"]
 
 
 @dataclass(slots=True)
 class Creation:
-    """One attempt to carry out a plan. `keep_errored` is told of a sandbox that could not be removed again."""
+    """One attempt to carry out a plan.
+
+    `keep_errored` is told of a sandbox that could not be removed again; `alike` knows live ones made from an equal plan.
+    """
 
     plan: Plan
     provider: Provider
@@ -29,6 +32,7 @@ class Creation:
     clock: Clock
     reservations: Reservations
     keep_errored: Callable[[LiveSandbox], None]
+    alike: Callable[[Plan], Iterable[LiveSandbox]] = lambda _: ()
 
     def run(self, wait: float) -> LiveSandbox:
         """Raises what failed first, with the errors of the clean-up attached."""
@@ -47,13 +51,24 @@ class Creation:
             mounts = tuple(dataclasses.asdict(mount) for mount in self.mounts.list(record.name))
             record = record.model_copy(update={"handle": handle.to_json(), "mounts": mounts})
             self.store.save(record)
+            adopted = self._adopt(handle)
             self.provider.start(handle)
-            snapshots = prepare(self.plan, self.provider, handle, network)
+            snapshots = prepare(self.plan, self.provider, handle, network, adopted=adopted)
             self.store.save(record.model_copy(update={"state": State.RUNNING, "snapshots": snapshots}))
         except BaseException as error:
             self._roll_back(error, undo, record, lease, handle)
             raise
         return LiveSandbox(record.name, self.plan, lease, self.provider, handle, network)
+
+    def _adopt(self, handle: Handle) -> str | None:
+        """Provisioning runs once for equal plans: the clean snapshot of another such sandbox, made this one's own."""
+        if not self.plan.provision or not isinstance(self.provider, Adopts):
+            return None
+        for donor in self.alike(self.plan):
+            clean = self.store.load(donor.name).snapshots.get(CLEAN)
+            if clean is not None and donor.provider is self.provider:
+                return self.provider.adopt(handle, donor.handle, clean)
+        return None
 
     def _record(self) -> SandboxRecord:
         plan = self.plan

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from pytest_airlock.errors import HeldElsewhere, InvalidTransition, SandboxNotFound
 from pytest_airlock.models import Owner, SandboxRecord, State
-from pytest_airlock.orchestrator.contracts import Store
+from pytest_airlock.orchestrator.contracts import Plan, Store
 from pytest_airlock.orchestrator.live import LiveSandbox
 from pytest_airlock.orchestrator.process_identity import describe
 from pytest_airlock.orchestrator.states import TRANSITIONS, check_transition
@@ -42,6 +42,18 @@ class Holdings:
     def names(self) -> list[str]:
         with self._guard:
             return list(self._live)
+
+    def like(self, plan: Plan) -> Iterator[LiveSandbox]:
+        """Those made from an equal plan, one at a time and locked; who is busy is left out."""
+        with self._guard:
+            equal = [live for live in self._live.values() if live.plan.key == plan.key]
+        for live in equal:
+            if live.lock.acquire(blocking=False):
+                try:
+                    if not live.gone and not live.error:
+                        yield live
+                finally:
+                    live.lock.release()
 
     def get(self, name: str) -> LiveSandbox | None:
         return self._live.get(name)

@@ -97,6 +97,7 @@ class SandboxManager:
             clock=self._clock,
             reservations=self.reservations,
             keep_errored=self._holdings.enter,
+            alike=self._holdings.like,
         )
         self._holdings.enter(creation.run(wait))
         return self.status(name)

@@ -69,18 +69,26 @@ def _can(provider: Provider, network: Network) -> bool:
     return isinstance(provider, Networks) and FEATURE_OF[network.mode] in provider.probe()
 
 
-def prepare(plan: Plan, provider: Provider, handle: Handle, network: Network) -> dict[str, str]:
-    """The snapshots of the new sandbox: {"clean": id}, or none if the provider has no Snapshots."""
-    opened = bool(plan.provision) and plan.provision_network is not None and network.mode != "locked"
+def prepare(
+    plan: Plan, provider: Provider, handle: Handle, network: Network, *, adopted: str | None = None
+) -> dict[str, str]:
+    """The snapshots of the new sandbox: {"clean": id}, or none if the provider has no Snapshots.
+
+    `adopted` is the clean snapshot of an equal sandbox, which this one started from: then all is done already.
+    """
+    commands = plan.provision if adopted is None else ()
+    opened = bool(commands) and plan.provision_network is not None and network.mode != "locked"
     if opened and plan.provision_network is not None:
         apply_network(provider, handle, plan.provision_network)
-    for number, argv in enumerate(plan.provision, 1):
+    for number, argv in enumerate(commands, 1):
         _provision(plan, provider, handle, number, argv)
     snapshots = {}
-    if isinstance(provider, Snapshots):
+    if adopted is not None:
+        snapshots[CLEAN] = adopted
+    elif isinstance(provider, Snapshots):
         # stop=True ends what provisioning left running: no test shall meet it, and a reset would not bring it back.
         snapshots[CLEAN] = provider.snapshot(handle, stop=True)
-    elif plan.provision:
+    elif commands:
         provider.stop(handle, grace=0)
         provider.start(handle)
     if opened or network.mode != "locked":

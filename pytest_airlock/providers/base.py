@@ -116,6 +116,7 @@ FEATURES: Mapping[str, str] = {
     "image_rootfs": "a directory or tarball as image",
     "snapshots": "files can be kept and brought back",
     "diff": "what changed since a snapshot is known",
+    "outlives": "a sandbox can live on after the process that made it",
 }
 
 

@@ -36,10 +36,11 @@ class Node:
     entries: dict[str, Node] = field(default_factory=dict)
     mount: bool = False
 
-    def clone(self) -> Node:
-        """A copy of the tree below; file contents are immutable and shared, mounts are the same objects."""
-        entries = {name: node if node.mount else node.clone() for name, node in self.entries.items()}
-        return replace(self, entries=entries)
+    def clone(self, *, mounts: bool = True) -> Node:
+        """A copy of the tree below; contents are immutable and shared, mounts the same objects or made empty anew."""
+        if self.mount:
+            return self if mounts else replace(self, entries={})
+        return replace(self, entries={name: node.clone(mounts=mounts) for name, node in self.entries.items()})
 
     def stat(self, path: str) -> FileStat:
         return FileStat(path, self.kind, self.mode, self.size, 0, 0, self.mtime_ns, self.target)

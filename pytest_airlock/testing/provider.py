@@ -24,6 +24,7 @@ from pytest_airlock.errors import (
 from pytest_airlock.providers.base import (
     FEATURES,
     Absence,
+    Adopts,
     Attempt,
     Change,
     Command,
@@ -53,6 +54,7 @@ __all__ = ["FakeProvider"]
 _PROTOCOLS = {
     "Snapshots": ("snapshot", "restore", "delete_snapshot"),
     "Resets": ("reset",),
+    "Adopts": ("adopt",),
     "Diffs": ("diff",),
     "Networks": ("set_network", "attempts"),
 }
@@ -76,7 +78,7 @@ class _Sandbox:
 
 
 class FakeProvider:
-    """Satisfies Provider, Snapshots, Resets, Diffs and Networks; `without=("Resets",)` leaves optional ones out.
+    """Satisfies Provider and every optional protocol; `without=("Resets",)` leaves optional ones out.
 
     `features` are the words it enforces (all of FEATURES by default). `calls` is every (operation, sandbox name),
     `commands` every (sandbox name, Command). `faults` makes operations fail or wait, `die` ends a sandbox by itself.
@@ -246,7 +248,7 @@ class FakeProvider:
                 self._end(box, "its provider was closed")
             self._sandboxes.clear()
 
-    # -- Snapshots, Resets, Diffs, Networks ----------------------------------------------------------------------
+    # -- Snapshots, Resets, Adopts, Diffs, Networks ----------------------------------------------------------------------
 
     def snapshot(self, handle: Handle, *, stop: bool = False) -> str:
         with self._operation("snapshot", handle.name):
@@ -286,6 +288,14 @@ class FakeProvider:
             box.files.restore(root)
             self._boot(handle.name, box)
             return ResetProof("fake", old, f"{handle.name}#{box.generation}")
+
+    def adopt(self, handle: Handle, donor: Handle, snapshot: str) -> str:
+        with self._operation("adopt", handle.name):
+            box, root = self._box(handle), _kept(donor, self._box(donor), snapshot)
+            box.files.restore(root)
+            made = f"{handle.name}:{snapshot}"
+            box.snapshots[made] = root
+            return made
 
     def diff(self, handle: Handle, since: str) -> Iterator[Change]:
         with self._operation("diff", handle.name):
@@ -404,3 +414,4 @@ if TYPE_CHECKING:
     _resets: Resets = _fake
     _diffs: Diffs = _fake
     _networks: Networks = _fake
+    _adopts: Adopts = _fake

@@ -102,8 +102,8 @@ class Shell:
         for command in commands:
             if (command.joined == "&&" and self.status) or (command.joined == "||" and not self.status):
                 continue
-            self.context.task.check()
             self.status = self.simple(command)
+            self.context.task.check()  # a trap runs when the command before it is over, the last one's too
         return self.status
 
     def simple(self, command: Simple) -> int:

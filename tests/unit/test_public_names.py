@@ -49,7 +49,9 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    script = "import sys, pytest_airlock; print([m for m in ('pydantic', 'yaml', 'ctypes', 'pytest') if m in sys.modules])"
+    script = (
+        "import sys, pytest_airlock; print([m for m in ('pydantic', 'yaml', 'ctypes', 'pytest') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

@@ -18,6 +18,8 @@ from pytest_airlock.providers.namespaces.engine import protocol
 __all__ = ["Engine", "StepFailed"]
 
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from engine.server import main; main(int(sys.argv[2]))"
+#: Seconds until a fork server that does not answer counts as stuck.
+_PATIENCE = 120.0
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
@@ -55,6 +57,7 @@ class Engine:
             )
         finally:
             far.close()
+        near.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, protocol.timeval(_PATIENCE))
         self._sock: _socket.socket | None = near
         _engines.add(self)
         owner = os.pidfd_open(self.pid)
@@ -95,6 +98,11 @@ class Engine:
             answer, fds = protocol.receive_json(self._sock)
         except ConnectionResetError:
             raise self._gone(op) from None
+        except BlockingIOError:
+            # Its late answer would be taken for that of the next request.
+            self._sock.close()
+            self._sock = None
+            raise ProviderError("namespaces", op, f"its fork server did not answer for {_PATIENCE:g} seconds") from None
         if answer is None:
             raise self._gone(op)
         if "error" in answer:

@@ -44,6 +44,7 @@ def found(report: dict[str, Any]) -> Features:
     """Features from the report of a fork server that built its private root."""
     present = set(_ALWAYS)
     absent = dict.fromkeys(("network_allow", "network_open", "network_host", "network_attempts", "ports"), _NO_NETWORK)
+    absent["outlives"] = Absence("everything of this provider dies with its owner", "what is kept is exported as files")
     if report["ids"] > 1:
         present.add("many_users")
     else:

@@ -7,7 +7,6 @@ import errno
 import os
 import select
 import signal as signals
-import struct
 from collections.abc import Callable, Sequence
 from typing import IO
 
@@ -19,9 +18,8 @@ from pytest_airlock.providers.namespaces.engine.protocol import Reply, Request
 __all__ = ["Life", "NamespaceProcess", "spawn"]
 
 #: Seconds until an agent that does not answer counts as stuck (a hung mount, a kernel bug): never in normal use.
-PATIENCE = 60
+PATIENCE = 60.0
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.EBADF)
-_TIMEOUT = struct.pack("@ll", PATIENCE, 0)
 
 
 class Life:
@@ -44,11 +42,11 @@ class Life:
         poll.register(self.pidfd, select.POLLIN)
         return not poll.poll(0)
 
-    def ask(self, request: Request, fds: Sequence[int] = ()) -> _socket.socket:
-        """Send a request; returns the channel its replies come on."""
+    def ask(self, request: Request, fds: Sequence[int] = (), *, patience: float = 0.0) -> _socket.socket:
+        """Send a request; returns the channel its replies come on, where each is waited for PATIENCE + `patience`."""
         near, far = protocol.channel()
         try:
-            near.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, _TIMEOUT)
+            near.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, protocol.timeval(PATIENCE + patience))
             protocol.send(self.control, request.pack(), (far.fileno(), *fds))
         except OSError as error:
             near.close()
@@ -59,10 +57,10 @@ class Life:
             far.close()
         return near
 
-    def call(self, request: Request) -> list[Reply]:
+    def call(self, request: Request, *, patience: float = 0.0) -> list[Reply]:
         """A request answered by replies up to one that is not PROCESS."""
         replies = []
-        channel = self.ask(request)
+        channel = self.ask(request, patience=patience)
         try:
             while True:
                 reply = self.receive(channel)
@@ -83,7 +81,7 @@ class Life:
         except BlockingIOError:
             if flags & _socket.MSG_DONTWAIT:
                 raise
-            raise SandboxDied(self.name, f"it did not answer for {PATIENCE} seconds") from None
+            raise SandboxDied(self.name, f"it did not answer for {PATIENCE:g} seconds") from None
         if not data:
             raise SandboxDied(self.name, "its first process is gone")
         try:

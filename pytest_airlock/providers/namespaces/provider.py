@@ -196,15 +196,11 @@ class NamespacesProvider:
 
     def stop(self, handle: Handle, *, grace: float = 5.0) -> None:
         box = self._box(handle)
-        if box.life is None or not box.life.alive():
-            self._end_life(box)
-            self._call("freeze", id=box.number)
-            return
-        try:
-            with_grace = Request(protocol.TERMINATE, value=int(grace * 1000))
-            box.life.call(with_grace)
-        except SandboxDied:
-            pass  # it ended by itself meanwhile, which is what was asked for
+        if box.life is not None and box.life.alive():
+            try:
+                box.life.call(Request(protocol.TERMINATE, value=int(grace * 1000)), patience=grace)
+            except SandboxDied:
+                pass  # it ended by itself meanwhile, which is what was asked for
         self._freeze(box)
 
     def _freeze(self, box: _Box) -> None:
@@ -266,9 +262,9 @@ class NamespacesProvider:
             protocol.EXEC,
             uid=uid,
             gid=uid,
-            argv=tuple(map(os.fsencode, command.argv)),
-            env=tuple(os.fsencode(f"{name}={value}") for name, value in command.env),
-            cwd=os.fsencode(command.cwd or box.cwd),
+            argv=tuple(map(_word, command.argv)),
+            env=tuple(_word(f"{name}={value}") for name, value in command.env),
+            cwd=_word(command.cwd or box.cwd),
         )
         return spawn(self._living(handle), command, request)
 
@@ -402,6 +398,13 @@ class NamespacesProvider:
             os.close(write)
         with os.fdopen(read, "rb", buffering=0) as stream:
             yield from read_changes(stream)
+
+
+def _word(text: str) -> bytes:
+    """One word of a command; a NUL would end it early, so it is refused as subprocess refuses it."""
+    if "\0" in text:
+        raise ValueError("embedded null byte")
+    return os.fsencode(text)
 
 
 def _cache() -> Path:

@@ -110,7 +110,11 @@ class KillsTheChildOnly(FakeProvider):
     [
         (LosesArguments, ("test_commands.py", "-k", "boundaries"), "test_c07_arguments_keep_their_boundaries"),
         (RemembersRunning, ("test_life.py", "-k", "c06"), "test_c06_a_sandbox_that_died_by_itself_is_not_running"),
-        (OpensPipes, ("test_files.py", "-k", "c13"), "test_c13_errors_are_those_of_the_kernel[read more than the limit]"),
+        (
+            OpensPipes,
+            ("test_files.py", "-k", "c13"),
+            "test_c13_errors_are_those_of_the_kernel[read more than the limit]",
+        ),
     ],
 )
 def test_a_provider_that_breaks_a_promise_is_caught(pytester, broken, arguments, caught):
@@ -122,7 +126,11 @@ def test_a_provider_that_breaks_a_promise_is_caught(pytester, broken, arguments,
     ("broken", "arguments", "caught"),
     [
         (KeepsProcesses, ("test_states.py", "-k", "all_is_dead"), "test_c23_reset_brings_files_back_and_all_is_dead"),
-        (KillsTheChildOnly, ("test_commands.py", "-k", "descendants"), "test_c11_kill_tree_ends_descendants_and_orphans"),
+        (
+            KillsTheChildOnly,
+            ("test_commands.py", "-k", "descendants"),
+            "test_c11_kill_tree_ends_descendants_and_orphans",
+        ),
     ],
 )
 def test_a_provider_that_leaves_processes_alive_is_caught(pytester, monkeypatch, broken, arguments, caught):

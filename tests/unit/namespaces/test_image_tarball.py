@@ -308,6 +308,36 @@ def test_concurrent_callers_wait_for_the_one_that_unpacks(tmp_path: Path, monkey
     release()
 
 
+def test_who_came_too_late_to_build_does_not_wait_for_those_who_use_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second caller looks before the first has built, and comes to its turn while the first uses the tree."""
+    file = archive(tmp_path / "x.tar", member("a"))
+    started, go = threading.Event(), threading.Event()
+    really = tarball.extract
+
+    def slow(source: str, target: str, limits: Limits) -> None:
+        started.set()
+        go.wait()
+        really(source, target, limits)
+
+    monkeypatch.setattr(tarball, "extract", slow)
+    found: list[str] = []
+    callers = [
+        threading.Thread(target=lambda: found.append(unpack(str(file), tmp_path / "cache", check=accept)), daemon=True)
+        for _ in range(2)
+    ]
+    callers[0].start()
+    started.wait()
+    callers[1].start()
+    go.set()
+    for caller in callers:
+        caller.join(60)
+    assert len(found) == 2
+    assert found[0] == found[1]
+    release()
+
+
 def test_a_tree_in_use_is_locked_against_others(tmp_path: Path) -> None:
     tree = unpack(str(archive(tmp_path / "x.tar", member("a"))), tmp_path / "cache", check=accept)
     with open(f"{tree}.lock") as lock:

@@ -142,6 +142,27 @@ def test_r15_what_provisioning_leaves_running_is_killed_before_the_snapshot(mana
     assert manager.snapshot("box")
 
 
+def test_r15_a_second_sandbox_of_the_same_content_adopts_what_was_provisioned(manager, provider: FakeProvider) -> None:
+    shell = ("/bin/sh", "-c", "echo made > /etc/made")
+    manager.create(make_plan(provision=(shell,), key="same"))
+    manager.create(make_plan("second", provision=(shell,), key="same"))
+    assert [name for name, _ in provider.commands] == ["box"]
+    assert provider.files("second").read("/etc/made", limit=100) == b"made\n"
+    manager.destroy("box")
+    manager.backend("second").write("/etc/made", b"changed")
+    manager.reset("second")
+    assert provider.files("second").read("/etc/made", limit=100) == b"made\n"
+
+
+def test_r15_other_content_or_a_provider_that_cannot_adopt_provisions_again(tmp_path: Path) -> None:
+    shell = ("/bin/sh", "-c", "echo made > /etc/made")
+    for provider, keys in ((FakeProvider(), ("a", "b")), (FakeProvider(without=["Adopts"]), ("a", "a"))):
+        manager = make_manager(tmp_path / "-".join(keys), provider)
+        for number, key in enumerate(keys):
+            manager.create(make_plan(f"box{number}", provision=(shell,), key=key))
+        assert [name for name, _ in provider.commands] == ["box0", "box1"]
+
+
 def test_r15_without_snapshots_provisioning_processes_end_by_stop_and_start(tmp_path: Path) -> None:
     provider = FakeProvider(without=["Snapshots", "Resets"])
     manager = make_manager(tmp_path / "state", provider)

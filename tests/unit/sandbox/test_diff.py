@@ -93,7 +93,9 @@ def test_a_snapshot_of_an_earlier_hand_out_is_stale(box, other):
 
 def test_text_names_every_path_and_escapes_it():
     diff = Diff(
-        added={ChangedPath("/a\x1b[31m", "file", 1234, 0o755)}, modified={ChangedPath("/d", "dir", 0, 0o700)}, deleted={"/x"}
+        added={ChangedPath("/a\x1b[31m", "file", 1234, 0o755)},
+        modified={ChangedPath("/d", "dir", 0, 0o700)},
+        deleted={"/x"},
     )
     assert str(diff) == "added    /a\\x1b[31m (file, 1,234 bytes, 0755)\nmodified /d (dir, 0700)\ndeleted  /x"
     assert str(Diff()) == "no changes"

@@ -116,7 +116,9 @@ def test_the_transcript_is_bounded_in_entries_and_bytes():
     assert (len(transcript), transcript.dropped, transcript[0].argv) == (MAX_ENTRIES, 5, ("5",))
     assert str(transcript).startswith("[… 5 earlier commands …]\n$ 5\n")
     for _ in range(300):
-        transcript.add(TranscriptEntry(("x",), "", stdout=Excerpt.of(bytes(200_000)), stderr=Excerpt.of(bytes(200_000))))
+        transcript.add(
+            TranscriptEntry(("x",), "", stdout=Excerpt.of(bytes(200_000)), stderr=Excerpt.of(bytes(200_000)))
+        )
     assert sum(len(e.stdout.head + e.stdout.tail + e.stderr.head + e.stderr.tail) for e in transcript) <= MAX_TOTAL
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from . import agent, base, protocol, syscalls
 from .identity import write_proc
-from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT
+from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT, StepError
 
 __all__ = ["Ends", "Options", "run"]
 
@@ -136,6 +136,9 @@ def _build_root(options: Options, ends: Ends) -> None:
 
 def _mount_view(index: int, view: base.Layered, layers: tuple[int, ...]) -> None:
     target = ROOT + view.target
+    if os.path.realpath(target) != target:
+        # A link in a view below would take the mount somewhere else.
+        raise StepError(40, "mount point", view.target)  # ELOOP
     if view.mode == "rw":
         base.attach(f"/{view.lowers[-1]}", target)
         for path, cover in view.covers:

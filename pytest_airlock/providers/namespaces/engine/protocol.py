@@ -111,6 +111,11 @@ def channel() -> tuple[_socket.socket, _socket.socket]:
     return _socket.socketpair(_socket.AF_UNIX, kind, 0)
 
 
+def timeval(seconds: float) -> bytes:
+    """struct timeval of SO_RCVTIMEO (socket(7))."""
+    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+
+
 def send(sock: _socket.socket, data: bytes, fds: tuple[int, ...] = ()) -> None:
     """One message. What is larger than a packet may be goes through a memfd, first of the descriptors, after an empty
     marker byte.

@@ -22,6 +22,7 @@ from .world import World
 
 __all__ = ["main"]
 
+_DEADLINE_MS = 10_000
 _NAMESPACES = (
     syscalls.CLONE_NEWUSER
     | syscalls.CLONE_NEWNS
@@ -252,8 +253,15 @@ class Server:
         return cgroups.create(f"{self.born}", prefix="/host", **wanted)
 
     def _bury(self, life: Life) -> None:
-        """SIGKILL to PID 1 and wait: the kernel lets wait return only when the whole pid name space is empty."""
+        """SIGKILL to PID 1 and wait: the kernel lets its pidfd poll readable only when the whole pid name space is empty.
+
+        Who sits in an uninterruptible call does not die: after a deadline that is an error, and the rest is left alone.
+        """
         signal.pidfd_send_signal(life.pidfd, signal.SIGKILL)
+        poll = select.poll()
+        poll.register(life.pidfd, select.POLLIN)
+        if not poll.poll(_DEADLINE_MS):
+            raise StepError(16, "death of PID 1", f"/proc/{life.pid}")  # EBUSY
         os.waitpid(life.pid, 0)
         os.close(life.pidfd)
 
@@ -261,7 +269,12 @@ class Server:
         if box.life is None:
             return
         life, box.life = box.life, None
-        self._bury(life)
+        try:
+            self._bury(life)
+        except StepError:
+            # Quarantined: its id slot and its tmpfs are never used again.
+            box.slot = self._new_slot() if self.stage.idmap else box.slot
+            raise
         life.setup.close()
         if life.group is not None:
             life.group.remove()

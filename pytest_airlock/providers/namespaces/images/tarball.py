@@ -64,16 +64,18 @@ def unpack(archive: str, cache: Path, *, check: Callable[[str], None], limits: L
         return target
     try:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = _lock(f"{target}.lock", LOCK_SH)
+        # Two locks: whoever waits to build must not wait for those who already use the tree until their end.
+        builder = _lock(str(cache / "build.lock"), LOCK_EX)
         try:
-            if not os.path.isdir(target):
-                flock(lock, LOCK_EX)
+            lock = _lock(f"{target}.lock", LOCK_SH)
+            try:
                 if not os.path.isdir(target):
                     _build(archive, target, check, limits or Limits())
-                flock(lock, LOCK_SH)
-        except BaseException:
-            os.close(lock)
-            raise
+            except BaseException:
+                os.close(lock)
+                raise
+        finally:
+            os.close(builder)
     except OSError as error:
         raise StoreError(
             str(cache), error.strerror or str(error), hint="is the disk full, or somebody else's?"
