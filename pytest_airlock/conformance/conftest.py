@@ -11,6 +11,7 @@ import pytest
 from pytest_airlock.conformance.machine import Machine
 from pytest_airlock.orchestrator.providers import ProviderRegistry
 from pytest_airlock.providers.base import (
+    Adopts,
     Diffs,
     Features,
     Networks,
@@ -90,4 +91,4 @@ def _optional(protocol: type) -> Any:
     return fixture
 
 
-snapshots, resets, diffs, networks = map(_optional, (Snapshots, Resets, Diffs, Networks))
+snapshots, resets, diffs, networks, adopts = map(_optional, (Snapshots, Resets, Diffs, Networks, Adopts))

@@ -123,7 +123,7 @@ def test_c09_spawn_needs_a_running_sandbox(provider: Provider, names: Iterator[s
 
 
 def test_c14_stop_asks_first_and_files_stay(box: Machine, provider: Provider) -> None:
-    with box.process("sh", "-c", "trap 'echo bye > /opt/bye; exit 0' TERM; echo ready; sleep 1000 & wait") as process:
+    with box.process("sh", "-c", "trap 'echo bye > /opt/bye; exit 0' TERM; sleep 1000 & echo ready; wait") as process:
         assert line(process) == b"ready\n"
         provider.stop(box.handle, grace=30)
         assert all_dead(process)

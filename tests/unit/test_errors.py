@@ -7,6 +7,7 @@ import pickle
 import subprocess
 
 import pytest
+
 from pytest_airlock import errors
 from pytest_airlock.errors import AirlockError
 from pytest_airlock.sandbox import CompletedProcess

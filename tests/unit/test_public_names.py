@@ -9,9 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest_airlock
-
 import pytest
+
+import pytest_airlock
 
 #: Modules that other people import from.
 PUBLIC = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _socket
 import hashlib
-import itertools
 import json
 import os
 import secrets
@@ -22,7 +21,6 @@ from pytest_airlock.errors import (
     ResetFailed,
     SandboxBusy,
     SandboxDied,
-    SnapshotNotFound,
     UnsupportedFeature,
 )
 from pytest_airlock.providers.base import (
@@ -37,6 +35,7 @@ from pytest_airlock.providers.base import (
     TreeEntry,
 )
 from pytest_airlock.providers.namespaces import diagnosis, features, images
+from pytest_airlock.providers.namespaces.box import USERS, Box
 from pytest_airlock.providers.namespaces.client import Engine, StepFailed
 from pytest_airlock.providers.namespaces.diff_client import read_changes
 from pytest_airlock.providers.namespaces.engine import cgroups, protocol
@@ -48,20 +47,7 @@ from pytest_airlock.providers.namespaces.worker import Worker
 
 __all__ = ["NamespacesProvider"]
 
-_USERS = {"root": 0, "airlock": 1000}
 _DIFF_LIMIT = 1_000_000
-
-
-class _Box:
-    """What the client knows of one sandbox: its number at the fork server, its life and its snapshots."""
-
-    def __init__(self, number: int, spec: ProviderSpec, environ: Mapping[str, str], cwd: str) -> None:
-        self.number, self.spec, self.environ, self.cwd = number, spec, environ, cwd
-        self.life: Life | None = None
-        self.layers: tuple[int, ...] = ()
-        self.snapshots: dict[str, tuple[int, ...]] = {}
-        self.untouched = True
-        self.nonce = ""
 
 
 class NamespacesProvider:
@@ -73,11 +59,10 @@ class NamespacesProvider:
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._features: Features | None = None
-        self._boxes: dict[str, _Box] = {}
+        self._boxes: dict[str, Box] = {}
         self._bases: dict[str, int] = {}
         self._host = images.HostView.current()
         self._memory = images.Memory()
-        self._serial = itertools.count(1)
 
     # ------------------------------------------------------------------ what works here
 
@@ -151,8 +136,8 @@ class NamespacesProvider:
     def _create(self, spec: ProviderSpec, found: Features) -> Handle:
         if spec.name in self._boxes:
             raise AlreadyExists(spec.name)
-        if spec.user not in _USERS:
-            raise InvalidSpec("user", spec.user, f"the users of a sandbox are {', '.join(_USERS)}")
+        if spec.user not in USERS:
+            raise InvalidSpec("user", spec.user, f"the users of a sandbox are {', '.join(USERS)}")
         engine = self._start_engine()
         privileged = engine.found["privileged"]
         world = images.plan_image(spec, self._host, root_mode=privileged, cache=_cache(), memory=self._memory)
@@ -160,20 +145,19 @@ class NamespacesProvider:
         key = hashlib.sha256(text).hexdigest()
         if key not in self._bases:
             self._bases[key] = self._call("base", world=text.decode())[0]
-        limits = sandbox_limits(spec, found, uid=_USERS[spec.user])
+        limits = sandbox_limits(spec, found, uid=USERS[spec.user])
         number = self._call("create", base=self._bases[key], spec=limits)[0]
         host = self._host if images.is_host_image(spec.image) else None
         environ = {**images.base_environ(spec.user, host), **dict(spec.env)}
-        cwd = spec.cwd or environ["HOME"]
-        self._boxes[spec.name] = _Box(number, spec, environ, cwd)
+        self._boxes[spec.name] = Box(number, spec, environ, engine.found["ids"])
         data = {"engine": engine.found["pid"], "boot": engine.found["born"]}
         return Handle(self.name, spec.name, data, features.enforced(spec, found))
 
     def start(self, handle: Handle) -> None:
         box = self._box(handle)
-        if box.life is not None and box.life.alive():
+        if box.running:
             return
-        self._end_life(box)
+        box.end()
         _, (control, pidfd) = self._call("start", id=box.number)
         life = Life(handle.name, _socket.socket(fileno=control), pidfd, lambda: self._call("oom", id=box.number)[0])
         try:
@@ -196,21 +180,16 @@ class NamespacesProvider:
 
     def stop(self, handle: Handle, *, grace: float = 5.0) -> None:
         box = self._box(handle)
-        if box.life is not None and box.life.alive():
+        if box.life is not None and box.running:
             try:
                 box.life.call(Request(protocol.TERMINATE, value=int(grace * 1000)), patience=grace)
             except SandboxDied:
                 pass  # it ended by itself meanwhile, which is what was asked for
         self._freeze(box)
 
-    def _freeze(self, box: _Box) -> None:
-        self._end_life(box)
+    def _freeze(self, box: Box) -> None:
+        box.end()
         box.layers = tuple(self._call("freeze", id=box.number)[0])
-
-    def _end_life(self, box: _Box) -> None:
-        life, box.life = box.life, None
-        if life is not None:
-            life.close()
 
     def delete(self, handle: Handle) -> None:
         box = self._boxes.pop(handle.name, None)
@@ -218,37 +197,29 @@ class NamespacesProvider:
             # Nothing of a dead owner's sandbox is left but its control groups.
             cgroups.sweep()
             return
-        layers = {*box.layers, *itertools.chain(*box.snapshots.values())}
-        self._end_life(box)
+        box.end()
         if self._engine is not None and self._engine.pid == os.getpid():
-            self._call("delete", id=box.number, layers=sorted(layers))
+            self._call("delete", id=box.number)
 
     def is_running(self, handle: Handle) -> bool:
         box = self._boxes.get(handle.name)
-        return box is not None and box.life is not None and box.life.alive()
+        return box is not None and box.running
 
     def close(self) -> None:
         with self._lock:
             for box in self._boxes.values():
-                self._end_life(box)
+                box.end()
             self._boxes.clear()
             self._bases.clear()
             engine, self._engine, self._features = self._engine, None, None
             if engine is not None:
                 engine.close()
 
-    def _box(self, handle: Handle) -> _Box:
+    def _box(self, handle: Handle) -> Box:
         box = self._boxes.get(handle.name)
         if box is None:
-            raise ProviderError(self.name, "find the sandbox", f"{handle.name!r} is not one of this process'")
+            raise SandboxDied(handle.name, "it was deleted, or is not one of this process'")
         return box
-
-    def _living(self, handle: Handle) -> Life:
-        box = self._box(handle)
-        if box.life is None:
-            raise SandboxDied(handle.name, "it is not running")
-        box.untouched = False
-        return box.life
 
     # ------------------------------------------------------------------ commands
 
@@ -257,30 +228,12 @@ class NamespacesProvider:
 
     def spawn(self, handle: Handle, command: Command) -> NamespaceProcess:
         box = self._box(handle)
-        uid = self._uid(box, command.user)
-        request = Request(
-            protocol.EXEC,
-            uid=uid,
-            gid=uid,
-            argv=tuple(map(_word, command.argv)),
-            env=tuple(_word(f"{name}={value}") for name, value in command.env),
-            cwd=_word(command.cwd or box.cwd),
-        )
-        return spawn(self._living(handle), command, request)
-
-    def _uid(self, box: _Box, user: str | None) -> int:
-        name = user or box.spec.user
-        if name not in _USERS:
-            raise InvalidSpec("user", name, f"the users of a sandbox are {', '.join(_USERS)}")
-        if name != box.spec.user and self._engine is not None and self._engine.found["ids"] == 1:
-            absence = features.ONE_ID
-            raise UnsupportedFeature("many_users", self.name, absence.why, hint=absence.fix)
-        return _USERS[name]
+        return spawn(box.living(), command, box.request(command))
 
     # ------------------------------------------------------------------ files
 
     def _files(self, handle: Handle) -> FileClient:
-        life = self._living(handle)
+        life = self._box(handle).living()
         return FileClient(lambda request: Worker(life, request), died=lambda: SandboxDied(handle.name))
 
     def read(self, handle: Handle, path: str, *, limit: int) -> bytes:
@@ -321,7 +274,7 @@ class NamespacesProvider:
                 self._refuse_busy(handle.name, box.life)
             self._freeze(box)
             self.start(handle)
-        return self._keep(handle, box)
+        return box.keep()
 
     def _refuse_busy(self, name: str, life: Life) -> None:
         alive = [reply for reply in life.call(Request(protocol.LIST)) if reply.kind == protocol.PROCESS]
@@ -331,8 +284,8 @@ class NamespacesProvider:
 
     def restore(self, handle: Handle, snapshot: str) -> None:
         box = self._box(handle)
-        layers = self._layers(handle, box, snapshot)
-        if box.life is not None and box.life.alive():
+        layers = box.kept(snapshot)
+        if box.running:
             raise ProviderError(self.name, "restore", f"{handle.name!r} is running", hint="stop it first")
         self._call("layers", id=box.number, layers=layers)
         box.layers = layers
@@ -340,28 +293,23 @@ class NamespacesProvider:
 
     def delete_snapshot(self, handle: Handle, snapshot: str) -> None:
         box = self._box(handle)
-        self._layers(handle, box, snapshot)
+        box.kept(snapshot)
         del box.snapshots[snapshot]
         self._drop_unused(box)
 
     def adopt(self, handle: Handle, donor: Handle, snapshot: str) -> str:
         """Contract 27: the donor's layers are cloned mounts, so this takes no time and no space."""
         box, other = self._box(handle), self._box(donor)
-        layers = self._layers(donor, other, snapshot)
+        layers = other.kept(snapshot)
         box.layers = tuple(self._call("adopt", id=box.number, layers=layers)[0])
-        return self._keep(handle, box)
-
-    def _keep(self, handle: Handle, box: _Box) -> str:
-        name = f"{handle.name}.{next(self._serial)}"
-        box.snapshots[name] = box.layers
-        return name
+        return box.keep()
 
     def reset(self, handle: Handle, snapshot: str) -> ResetProof:
         """Contract 23: kill, wait for the kernel to empty the pid name space, build anew on the snapshot's layers."""
         box = self._box(handle)
-        layers = self._layers(handle, box, snapshot)
+        layers = box.kept(snapshot)
         old = box.nonce
-        self._end_life(box)
+        box.end()
         self._call("kill", id=box.number)
         self._call("layers", id=box.number, layers=layers)
         box.layers = layers
@@ -371,19 +319,13 @@ class NamespacesProvider:
             raise ResetFailed(handle.name, "its new file system is not empty")
         return ResetProof("kernel", old, box.nonce)
 
-    def _layers(self, handle: Handle, box: _Box, snapshot: str) -> tuple[int, ...]:
-        if snapshot not in box.snapshots:
-            raise SnapshotNotFound(handle.name, snapshot)
-        return box.snapshots[snapshot]
-
-    def _drop_unused(self, box: _Box) -> None:
+    def _drop_unused(self, box: Box) -> None:
         """Layers that neither the present nor a snapshot stands on are unmounted by the fork server."""
-        needed = {*box.layers, *itertools.chain(*box.snapshots.values())}
-        self._call("retain", id=box.number, layers=sorted(needed))
+        self._call("retain", id=box.number, layers=box.needed())
 
     def diff(self, handle: Handle, since: str) -> Iterator[Change]:
         box = self._box(handle)
-        layers = self._layers(handle, box, since)
+        layers = box.kept(since)
         if box.layers[: len(layers)] != layers:
             raise ProviderError(
                 self.name, "diff", "the sandbox does not stand on that snapshot any more", hint="restore() it first"
@@ -398,13 +340,6 @@ class NamespacesProvider:
             os.close(write)
         with os.fdopen(read, "rb", buffering=0) as stream:
             yield from read_changes(stream)
-
-
-def _word(text: str) -> bytes:
-    """One word of a command; a NUL would end it early, so it is refused as subprocess refuses it."""
-    if "\0" in text:
-        raise ValueError("embedded null byte")
-    return os.fsencode(text)
 
 
 def _cache() -> Path:

@@ -8,7 +8,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from pytest_airlock import conformance
+
+# pytester forgets, after each inner run, what that run imported; what is imported here stays (and can be patched).
+from pytest_airlock.conformance import machine
+from pytest_airlock.orchestrator import providers as registry  # noqa: F401
 from pytest_airlock.providers import base
 from pytest_airlock.testing import FakeProvider
 
@@ -68,7 +73,7 @@ def test_the_fake_provider_passes(pytester, module):
 
 
 def test_optional_protocols_that_are_missing_are_skipped_with_the_reason(pytester):
-    make = lambda: FakeProvider(without=("Snapshots", "Resets", "Diffs", "Networks"))  # noqa: E731
+    make = lambda: FakeProvider(without=("Snapshots", "Resets", "Diffs", "Networks", "Adopts"))  # noqa: E731
     counts, _, reasons = run(pytester, make, "test_states.py")
     assert counts == {"passed": 0, "failed": 0, "skipped": counts["skipped"]}
     assert any("optional protocol Snapshots" in reason for reason in reasons)
@@ -134,6 +139,6 @@ def test_a_provider_that_breaks_a_promise_is_caught(pytester, broken, arguments,
     ],
 )
 def test_a_provider_that_leaves_processes_alive_is_caught(pytester, monkeypatch, broken, arguments, caught):
-    monkeypatch.setattr("pytest_airlock.conformance.machine.PATIENCE", 0.3)
+    monkeypatch.setattr(machine, "PATIENCE", 0.3)
     _, failed, _ = run(pytester, broken, *arguments)
     assert caught in failed

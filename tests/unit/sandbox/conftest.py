@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from pytest_airlock.errors import StaleSandbox
 from pytest_airlock.models import Network, Owner, SandboxInfo, State
 from pytest_airlock.providers.base import NetworkRule, ProviderSpec

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pytest_airlock.providers.base import TreeEntry
 from pytest_airlock.sandbox.copying import COPY_LIMIT, _leads_out, copy_out
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
+
 from pytest_airlock.errors import SnapshotNotFound, StaleSandbox
 from pytest_airlock.providers.base import Change
 from pytest_airlock.sandbox import DEFAULT_IGNORE, ChangedPath, Diff

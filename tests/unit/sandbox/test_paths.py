@@ -7,6 +7,7 @@ import os
 import stat
 
 import pytest
+
 from pytest_airlock.errors import StaleSandbox
 from pytest_airlock.sandbox import SandboxPath
 

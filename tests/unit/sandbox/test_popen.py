@@ -7,6 +7,7 @@ import signal
 import subprocess
 
 import pytest
+
 from pytest_airlock.errors import SandboxDied, StaleSandbox
 
 

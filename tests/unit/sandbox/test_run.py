@@ -9,6 +9,7 @@ import subprocess
 import threading
 
 import pytest
+
 from pytest_airlock.errors import CommandFailed, CommandTimeout, OutputLimitExceeded, SandboxDied, StaleSandbox
 from pytest_airlock.providers.base import Exit
 from pytest_airlock.sandbox import CompletedProcess

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from pytest_airlock.errors import SandboxBusy, StaleSandbox
 from pytest_airlock.models import Network
 from pytest_airlock.sandbox import Sandbox, Transcript, TranscriptEntry, escape
