@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from pytest_airlock.providers.base import Command, Exit, Handle, Process, Provider
 from pytest_airlock.sandbox.pump import Reader, Writer, pump
 
-__all__ = ["PATIENCE", "Done", "Machine", "within"]
+__all__ = ["PATIENCE", "Done", "Machine", "all_dead", "ended", "line", "refused", "within"]
 
 #: Seconds after which something that must happen has not happened. Not a measure: nothing here is timed.
 PATIENCE = 60.0
@@ -47,6 +47,18 @@ def within(call: Callable[[], Result], seconds: float = PATIENCE) -> Result:
     if error is not None:
         raise error
     return result  # type: ignore[no-any-return]
+
+
+@contextmanager
+def refused(*codes: int) -> Iterator[None]:
+    """The block ends with an OSError, of one of these errno if any is given."""
+    try:
+        yield
+    except OSError as error:
+        if codes and error.errno not in codes:
+            raise
+        return
+    raise AssertionError("it was not refused")
 
 
 class Machine:

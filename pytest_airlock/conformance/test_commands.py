@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_airlock.conformance.machine import PATIENCE, Machine, all_dead, ended, line, within
-from pytest_airlock.errors import SandboxDied
+from pytest_airlock.errors import SandboxDied, UnsupportedFeature
 from pytest_airlock.providers.base import Features, Process, Provider
 
 WORDS = [
@@ -65,10 +65,21 @@ def test_c07_the_working_directory(box: Machine, make: Callable[..., Machine]) -
 
 
 @pytest.mark.parametrize(("user", "feature", "uid"), [("root", "user_root", 0), ("airlock", "user_ordinary", 1000)])
-def test_c07_the_user_of_a_command(box: Machine, features: Features, user: str, feature: str, uid: int) -> None:
+def test_c07_the_user_of_a_command(
+    make: Callable[..., Machine], features: Features, user: str, feature: str, uid: int
+) -> None:
     if feature not in features:
         pytest.skip(f"{feature}: {features.absent[feature].why}")
+    box = make() if "many_users" in features else make(user=user)
     assert box.run("id", "-u", user=user).out == f"{uid}\n".encode()
+
+
+def test_c07_another_user_needs_many_users(box: Machine, features: Features) -> None:
+    if "many_users" in features:
+        pytest.skip("many_users: it is there, and the test before this one used it")
+    with pytest.raises(UnsupportedFeature) as caught:
+        box.run("id", "-u", user="airlock")
+    assert caught.value.feature == "many_users"
 
 
 def test_c07_the_user_of_the_spec_is_the_default(make: Callable[..., Machine], features: Features) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_airlock.conformance.machine import Machine, within
+from pytest_airlock.conformance.machine import Machine, refused, within
 from pytest_airlock.providers.base import TreeEntry
 
 SECRET = b"only the host has this"
@@ -24,16 +24,16 @@ def secret(tmp_path: Path) -> str:
 def test_c12_a_fifo_is_refused_and_not_opened(box: Machine) -> None:
     box.sh("mkfifo /opt/fifo; ln -s fifo /opt/link")
     for path in ("/opt/fifo", "/opt/link"):
-        with pytest.raises(OSError):
+        with refused():
             box.read(path)
-    with pytest.raises(OSError):
+    with refused():
         within(lambda: box.write("/opt/fifo", b"x"))
     assert within(lambda: box.provider.stat(box.handle, "/opt/fifo").kind) == "fifo"
 
 
 def test_c12_devices_are_refused(box: Machine) -> None:
     for path in ("/dev/zero", "/dev/null"):
-        with pytest.raises(OSError):
+        with refused():
             box.read(path)
 
 
@@ -57,7 +57,7 @@ def test_c12_links_lead_nowhere_else(box: Machine, secret: str, prefix: str) -> 
 def test_c12_a_directory_that_is_a_link_is_resolved_inside(box: Machine, secret: str) -> None:
     folder = str(Path(secret).parent)
     box.provider.change(box.handle, "symlink", "/opt/out", to=folder)
-    with pytest.raises(OSError):
+    with refused():
         box.write("/opt/out/planted", b"x")
     assert not (Path(folder) / "planted").exists()
 
@@ -80,14 +80,12 @@ def test_c12_a_tree_that_goes_in_does_not_leave_its_root(box: Machine, path: str
 
 def test_c12_a_huge_sparse_file_costs_nothing(box: Machine) -> None:
     assert box.run("truncate", "-s", "1T", "/opt/huge").returncode == 0
-    with pytest.raises(OSError) as caught:
+    with refused(errno.EFBIG):
         box.read("/opt/huge")
-    assert caught.value.errno == errno.EFBIG
-    with pytest.raises(OSError) as caught:
+    with refused(errno.EFBIG):
         within(
             lambda: [e for entry in box.provider.export_tree(box.handle, "/opt/huge", limit=1000) for e in entry.chunks]
         )
-    assert caught.value.errno == errno.EFBIG
 
 
 def test_c12_a_file_that_grows_while_it_is_read_is_bounded(box: Machine) -> None:
@@ -97,7 +95,8 @@ def test_c12_a_file_that_grows_while_it_is_read_is_bounded(box: Machine) -> None
             try:
                 assert len(box.read("/opt/log", limit=100_000)) <= 100_000
             except OSError as error:
-                assert error.errno == errno.EFBIG
+                if error.errno != errno.EFBIG:
+                    raise
         process.kill_tree()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_airlock.conformance.machine import Machine
+from pytest_airlock.conformance.machine import Machine, refused
 from pytest_airlock.providers.base import FileStat, Provider, TreeEntry
 
 NAMES = ["plain", " ", "a\nb", "-rf", "é", "\udcff\udcfe", "\x1b[31m", "x" * 255]
@@ -49,7 +49,8 @@ def test_c12_access_is_as_root_of_the_sandbox(make: Callable[..., Machine], feat
     box = make(user="airlock") if "user_ordinary" in features else make()
     box.write("/root/private", b"1", mode=0o600)
     assert box.read("/root/private") == b"1"
-    assert box.provider.stat(box.handle, "/root/private").uid == 0
+    if "many_users" in features:
+        assert box.provider.stat(box.handle, "/root/private").uid == 0
 
 
 def test_c12_stat_follows_or_not(box: Machine) -> None:
@@ -116,9 +117,8 @@ def test_c12_one_file_goes_out(box: Machine) -> None:
 def test_c12_what_goes_out_is_bounded(box: Machine) -> None:
     box.sh("mkdir /opt/t; printf 12345 > /opt/t/a; printf 12345 > /opt/t/b")
     assert len(exported(box, "/opt/t", limit=10)) == 3
-    with pytest.raises(OSError) as caught:
+    with refused(errno.EFBIG):
         exported(box, "/opt/t", limit=9)
-    assert caught.value.errno == errno.EFBIG
 
 
 def test_c12_a_tree_goes_in_and_is_merged(box: Machine) -> None:
@@ -182,7 +182,6 @@ ERRORS: dict[str, tuple[int, Callable[[Provider, Any], object]]] = {
 def test_c13_errors_are_those_of_the_kernel(box: Machine, case: str) -> None:
     box.sh("printf 123 > /opt/f; mkdir /opt/d; touch /opt/d/x; ln -s loop /opt/loop")
     code, call = ERRORS[case]
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError, match=rf"Errno {code}\]") as caught:
         call(box.provider, box.handle)
-    assert caught.value.errno == code
     assert str(caught.value.filename).startswith("/opt")

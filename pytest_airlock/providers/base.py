@@ -14,7 +14,7 @@ Everything that crosses it is plain data and byte streams, so that a provider ca
  6. `is_running(handle)` asks the live world, not a memory: a sandbox that died by itself is not running. An error
     while asking is raised, never answered with False.
  7. `spawn(handle, command)` keeps argument boundaries byte for byte, uses exactly the given environment and
-    working directory, and runs as `command.user`.
+    working directory, and runs as `command.user`; a user other than the spec's needs the feature "many_users".
  8. `spawn` of a program that is missing raises FileNotFoundError, one that may not be executed PermissionError, a
     missing working directory FileNotFoundError, each with `filename` set; what a shell would look up on PATH is looked up
     inside the sandbox, on the PATH of `command.env`.

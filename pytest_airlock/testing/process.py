@@ -187,6 +187,8 @@ class World:
     def start(self, program: Program, make: Callable[[Task], Context], parent: Task | None = None) -> Task:
         """Run `program` with the context that `make` builds for the new task."""
         with self.lock:
+            if parent is not None:
+                parent.check()
             if not self.alive:
                 raise SandboxDied(self.name, self.why)
             self._last_pid += 1

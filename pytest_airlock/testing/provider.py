@@ -47,7 +47,7 @@ from pytest_airlock.testing.handle import FakeProcess
 from pytest_airlock.testing.image import HOMES, PATH, build
 from pytest_airlock.testing.process import Context, Program, Task, World
 from pytest_airlock.testing.programs import BUILTIN
-from pytest_airlock.testing.streams import Nothing, Pipe, Stream
+from pytest_airlock.testing.streams import open_streams
 
 __all__ = ["FakeProvider"]
 
@@ -120,9 +120,8 @@ class FakeProvider:
 
     def create(self, spec: ProviderSpec) -> Handle:
         with self._operation("create", spec.name):
-            for feature in sorted(spec.required - self._features.present):
-                absence = self._features.absent.get(feature, Absence("it is no feature of a provider"))
-                raise UnsupportedFeature(feature, self.name, absence.why, hint=absence.fix)
+            for feature in sorted(spec.required):
+                self._need(feature)
             files = FakeFiles(self._clock.time)
             build(files, self.programs, [mount.target for mount in spec.mounts])
             with self._lock:
@@ -167,6 +166,9 @@ class FakeProvider:
         with self._operation("spawn", handle.name):
             box, world = self._running(handle)
             self.commands.append((handle.name, command))
+            user = command.user or box.spec.user
+            if user != box.spec.user:
+                self._need("many_users")
             env = dict(command.env)
             cwd = command.cwd or box.spec.cwd or HOMES[box.spec.user]
             if not cwd.startswith("/"):
@@ -175,12 +177,12 @@ class FakeProvider:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), cwd)
             cwd = box.files.resolve(cwd).path
             program, argv = world.find(command.argv, env, cwd)
-            streams, pipes = _streams(command)
+            streams, pipes = open_streams(command)
             process = FakeProcess(handle.name, pipes)
 
             def make(task: Task) -> Context:
                 process.adopt(task)
-                return Context(task, argv, env, cwd, command.user or box.spec.user, *streams)
+                return Context(task, argv, env, cwd, user, *streams)
 
             world.start(program, make)
             return process
@@ -338,6 +340,11 @@ class FakeProvider:
         self.calls.append((operation, name))
         return self.faults.around(operation, name)
 
+    def _need(self, feature: str) -> None:
+        if feature not in self._features:
+            absence = self._features.absent.get(feature, Absence("it is no feature of a provider"))
+            raise UnsupportedFeature(feature, self.name, absence.why, hint=absence.fix)
+
     def _box(self, handle: Handle) -> _Sandbox:
         box = self._sandboxes.get(handle.name)
         if box is None:
@@ -389,22 +396,6 @@ def _features(given: Features | Iterable[str] | None) -> Features:
         if feature not in present
     }
     return Features(present, missing)
-
-
-def _streams(command: Command) -> tuple[tuple[Stream, Stream, Stream], dict[str, int]]:
-    """The child's three streams and the host's ends of the pipes among them."""
-    ours: dict[str, int] = {}
-
-    def stream(name: str, wanted: str) -> Stream:
-        if wanted != "pipe":
-            return Nothing()
-        read, write = os.pipe()
-        ours[name], inner = (write, read) if name == "stdin" else (read, write)
-        return Pipe(inner)
-
-    stdin, stdout = stream("stdin", command.stdin), stream("stdout", command.stdout)
-    stderr = stdout.dup() if command.stderr == "stdout" else stream("stderr", command.stderr)
-    return (stdin, stdout, stderr), ours
 
 
 if TYPE_CHECKING:

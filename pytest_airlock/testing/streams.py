@@ -8,12 +8,13 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from pytest_airlock.providers.base import Command
 from pytest_airlock.testing.files import FakeFiles
 
 if TYPE_CHECKING:
     from pytest_airlock.testing.process import Task
 
-__all__ = ["Nothing", "Pipe", "Redirected", "Stream"]
+__all__ = ["Nothing", "Pipe", "Redirected", "Stream", "open_streams"]
 
 
 class Stream(Protocol):
@@ -100,3 +101,19 @@ class Redirected:
 
     def close(self) -> None:
         pass
+
+
+def open_streams(command: Command) -> tuple[tuple[Stream, Stream, Stream], dict[str, int]]:
+    """The child's three streams and the host's ends of the pipes among them."""
+    ours: dict[str, int] = {}
+
+    def stream(name: str, wanted: str) -> Stream:
+        if wanted != "pipe":
+            return Nothing()
+        read, write = os.pipe()
+        ours[name], inner = (write, read) if name == "stdin" else (read, write)
+        return Pipe(inner)
+
+    stdin, stdout = stream("stdin", command.stdin), stream("stdout", command.stdout)
+    stderr = stdout.dup() if command.stderr == "stdout" else stream("stderr", command.stderr)
+    return (stdin, stdout, stderr), ours

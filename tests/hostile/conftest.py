@@ -18,6 +18,7 @@ import pytest
 from pytest_airlock.providers.base import Command, ProviderSpec
 from pytest_airlock.providers.namespaces import NamespacesProvider
 from pytest_airlock.providers.namespaces.engine.syscall_table import NUMBERS
+from pytest_airlock.providers.namespaces.process import NamespaceProcess
 
 #: In the environment of the test process before the engine starts; nothing inside may ever see it.
 CANARY = "canary-5f0e2c71"
@@ -66,15 +67,25 @@ class Box:
     def __init__(self, provider: NamespacesProvider, name: str, **words: Any) -> None:
         self.provider, self.name = provider, name
         self.handle = provider.create(ProviderSpec(name, **words))
+        self.spawned: list[NamespaceProcess] = []
         self.start()
 
     def start(self) -> None:
         self.provider.start(self.handle)
 
     def spawn(self, command: str | list[str], *, user: str | None = None, **redirect: Any) -> Any:
+        """Start it; whatever becomes of it, its streams are closed with the sandbox."""
         argv = ["/bin/sh", "-c", command] if isinstance(command, str) else command
         env = tuple(self.provider.environ(self.handle).items())
-        return self.provider.spawn(self.handle, Command(tuple(argv), env, user=user, **redirect))
+        self.spawned.append(self.provider.spawn(self.handle, Command(tuple(argv), env, user=user, **redirect)))
+        return self.spawned[-1]
+
+    def python(self, script: str, *, user: str | None = None) -> Any:
+        """Start Python inside with PRELUDE before the script; returns when it has said a line."""
+        process = self.spawn([sys.executable, "-I", "-c", f"{PRELUDE}\n{script}"], user=user, stderr="stdout")
+        first = process.stdout.readline()
+        assert first == b"ready\n", first + process.stdout.read()
+        return process
 
     def run(self, command: str | list[str], *, user: str | None = None, stdin: bytes | None = None) -> Result:
         process = self.spawn(command, user=user, stdin="null" if stdin is None else "pipe")
@@ -103,6 +114,8 @@ class Box:
         return int(next(line.split()[1] for line in text.splitlines() if line.startswith("Pid:")))
 
     def delete(self) -> None:
+        for process in self.spawned:
+            process.close()
         self.provider.delete(self.handle)
 
 

@@ -61,6 +61,12 @@ answer["truncate"] = tried(os.ftruncate, fd, 0)
     assert answer == {"kind": "pipe", "data": "from the host", "back": "back", "truncate": "EINVAL"}
 
 
+def test_rule06_the_streams_can_be_opened_by_their_names(box: Box, users: tuple[str, ...]) -> None:
+    for user in users:
+        result = box.run("cat /dev/stdin; echo out > /dev/stdout; echo err > /dev/stderr", user=user, stdin=b"in\n")
+        assert result == (0, "in\nout\n", "err\n")
+
+
 def test_rule06_the_null_device_of_a_command_is_not_writable_as_a_file(box: Box) -> None:
     before = os.stat("/dev/null")
     box.run("chmod 0 /dev/null; chown 1 /dev/null; rm -f /dev/null; mv /dev/null /tmp/; ln -sf /tmp/x /dev/null")

@@ -180,6 +180,8 @@ def spawn(life: Life, command: Command, request: Request) -> NamespaceProcess:
                 ours.append(None)
                 continue
             read, write = os.pipe2(os.O_CLOEXEC)
+            # By an id that the sandbox does not have it could not be opened there as /dev/stdin or /dev/stderr.
+            os.fchmod(read, 0o666)
             mine, other = (write, read) if number == 0 else (read, write)
             theirs.append(other)
             ours.append(os.fdopen(mine, "wb" if number == 0 else "rb", buffering=0))
