@@ -119,6 +119,11 @@ class Task:
         os.set_blocking(self._wake_write, False)
         self._awake = True
 
+    @property
+    def over(self) -> bool:
+        """It has ended, and its thread has let go of everything."""
+        return self.exit is not None and self.thread is not None and not self.thread.is_alive()
+
     def check(self) -> None:
         """Leave if killed, run handlers of signals that came."""
         if self.exit is not None:
@@ -195,7 +200,7 @@ class World:
             task = Task(self, self._last_pid, parent, "")
             context = make(task)
             task.name = context.argv[0].rsplit("/", 1)[-1][:15]
-            self.tasks.append(task)
+            self.tasks = [old for old in self.tasks if not old.over] + [task]
             task.thread = threading.Thread(
                 target=task.run, args=(program, context), name=f"{self.name}:{task.pid}", daemon=True
             )

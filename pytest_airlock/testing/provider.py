@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pytest_airlock.errors import (
@@ -22,7 +21,6 @@ from pytest_airlock.errors import (
     UnsupportedFeature,
 )
 from pytest_airlock.providers.base import (
-    FEATURES,
     Absence,
     Adopts,
     Attempt,
@@ -47,6 +45,7 @@ from pytest_airlock.testing.handle import FakeProcess
 from pytest_airlock.testing.image import HOMES, PATH, build
 from pytest_airlock.testing.process import Context, Program, Task, World
 from pytest_airlock.testing.programs import BUILTIN
+from pytest_airlock.testing.state import FakeSandbox, choose_features
 from pytest_airlock.testing.streams import open_streams
 
 __all__ = ["FakeProvider"]
@@ -64,17 +63,6 @@ _WISHES = {"cpu", "memory", "disk"}
 class _Clock(Protocol):
     def time(self) -> float: ...
     def sleep(self, seconds: float) -> None: ...
-
-
-@dataclass
-class _Sandbox:
-    spec: ProviderSpec
-    files: FakeFiles
-    world: World | None = None
-    generation: int = 0
-    snapshots: dict[str, Node] = field(default_factory=dict)
-    rule: NetworkRule = field(default_factory=NetworkRule)
-    attempts: list[Attempt] = field(default_factory=list)
 
 
 class FakeProvider:
@@ -107,8 +95,8 @@ class FakeProvider:
         self.commands: list[tuple[str, Command]] = []
         self.programs: dict[str, Program] = {**BUILTIN, **(programs or {})}
         self._clock: _Clock = clock or time
-        self._features = _features(features)
-        self._sandboxes: dict[str, _Sandbox] = {}
+        self._features = choose_features(features)
+        self._sandboxes: dict[str, FakeSandbox] = {}
         self._lock = threading.Lock()
         self._snapshots = 0
 
@@ -127,7 +115,7 @@ class FakeProvider:
             with self._lock:
                 if spec.name in self._sandboxes:
                     raise AlreadyExists(spec.name, owner={"provider": self.name})
-                self._sandboxes[spec.name] = _Sandbox(spec, files)
+                self._sandboxes[spec.name] = FakeSandbox(spec, files)
             unset = {word for word in _WISHES if getattr(spec, word) is None}
             return Handle(self.name, spec.name, {"fake": True}, tuple(sorted(self._features.present - unset)))
 
@@ -345,30 +333,30 @@ class FakeProvider:
             absence = self._features.absent.get(feature, Absence("it is no feature of a provider"))
             raise UnsupportedFeature(feature, self.name, absence.why, hint=absence.fix)
 
-    def _box(self, handle: Handle) -> _Sandbox:
+    def _box(self, handle: Handle) -> FakeSandbox:
         box = self._sandboxes.get(handle.name)
         if box is None:
             raise SandboxDied(handle.name, "it was deleted, or this provider never made it")
         return box
 
-    def _running(self, handle: Handle) -> tuple[_Sandbox, World]:
+    def _running(self, handle: Handle) -> tuple[FakeSandbox, World]:
         box = self._box(handle)
         if box.world is None:
             raise SandboxDied(handle.name, "it is not running")
         return box, box.world
 
-    def _boot(self, name: str, box: _Sandbox) -> None:
+    def _boot(self, name: str, box: FakeSandbox) -> None:
         box.rule = NetworkRule()
         box.attempts = []
         box.generation += 1
         box.world = World(name, box.files, self.programs, lambda *asked: self._attempt(box, *asked))
 
-    def _end(self, box: _Sandbox, why: str) -> None:
+    def _end(self, box: FakeSandbox, why: str) -> None:
         world, box.world = box.world, None
         if world is not None:
             world.die(why)
 
-    def _attempt(self, box: _Sandbox, protocol: str, host: str, port: int | None) -> bool:
+    def _attempt(self, box: FakeSandbox, protocol: str, host: str, port: int | None) -> bool:
         rule = box.rule
         open_ = rule.mode in ("open", "host") or (
             rule.mode == "allow" and any(entry.rpartition(":")[0] == host for entry in rule.allow)
@@ -378,24 +366,10 @@ class FakeProvider:
         return open_
 
 
-def _kept(handle: Handle, box: _Sandbox, snapshot: str) -> Node:
+def _kept(handle: Handle, box: FakeSandbox, snapshot: str) -> Node:
     if snapshot not in box.snapshots:
         raise SnapshotNotFound(handle.name, snapshot)
     return box.snapshots[snapshot]
-
-
-def _features(given: Features | Iterable[str] | None) -> Features:
-    if isinstance(given, Features):
-        return given
-    present = frozenset(FEATURES if given is None else given)
-    if unknown := present - FEATURES.keys():
-        raise ValueError(f"not in FEATURES: {', '.join(sorted(unknown))}")
-    missing = {
-        feature: Absence("this fake was told so", "put it into FakeProvider(features=…)")
-        for feature in FEATURES
-        if feature not in present
-    }
-    return Features(present, missing)
 
 
 if TYPE_CHECKING:

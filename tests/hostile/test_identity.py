@@ -193,7 +193,7 @@ LEAVE = """
 places = sorted({line.split()[4] for line in open("/proc/self/mountinfo")} | {"/tmp", "/var/tmp", "/run", "/root", "/"})
 for place in places:
     if os.path.isdir(place):
-        answer[place] = wrote(place + "/left-mark", b"left-mark")
+        answer[place] = tried(os.open, place + "/left-mark", os.O_CREAT | os.O_WRONLY, 0o666)
     else:
         answer[place] = wrote(place, b"left-mark") if not place.startswith("/dev/") else "device"
     tried(os.chmod, place, 0o1777)

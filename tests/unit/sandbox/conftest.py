@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from pytest_airlock.errors import StaleSandbox
@@ -66,6 +68,18 @@ class FakeBackend:
             return method(self.handle, *args, **options)
 
         return call
+
+
+def open_descriptors(provider):
+    """How many the process has, once the threads of ended fake processes have closed theirs."""
+    world = provider._sandboxes["box"].world
+    world.join([task for task in world.tasks if task.exit is not None])
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture
+def descriptors(provider):
+    return lambda: open_descriptors(provider)
 
 
 @pytest.fixture

@@ -356,14 +356,14 @@ def test_an_error_of_the_host_side_kills_the_command(box, provider):
     provider.snapshot(box._backend.handle)
 
 
-def test_no_descriptor_is_left_open(box):
+def test_no_descriptor_is_left_open(box, descriptors):
     box.run(["true"])
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for _ in range(20):
         box.run(["true"], input=b"x")
     with pytest.raises(CommandTimeout):
         box.run(["sleep", "9"], timeout=0)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 def test_many_threads(box):

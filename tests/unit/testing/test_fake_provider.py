@@ -159,6 +159,16 @@ def test_features_can_be_chosen():
         FakeProvider(features=("telepathy",))
 
 
+def test_another_user_than_that_of_the_spec_needs_many_users():
+    provider = FakeProvider(features=FEATURES.keys() - {"many_users"})
+    handle = provider.create(ProviderSpec("box"))
+    provider.start(handle)
+    spawn(provider, handle, "true", user="root").close()
+    with pytest.raises(UnsupportedFeature, match="many_users"):
+        spawn(provider, handle, "true", user="airlock")
+    provider.close()
+
+
 def test_only_limits_that_were_asked_for_are_enforced(provider):
     plain, limited = provider.create(ProviderSpec("a")), provider.create(ProviderSpec("b", memory=1, cpu=1))
     assert {"cpu", "memory", "disk"} & set(plain.enforced) == set()

@@ -63,7 +63,7 @@ def sh():
 def test_it_says_what_the_real_sh_says(sh, script, tmp_path):
     env = {"PATH": os.defpath, "HOME": "/root"}
     real = subprocess.run(
-        ["/bin/sh", "-c", script], cwd=tmp_path, env=env, capture_output=True, stdin=subprocess.DEVNULL
+        ["/bin/sh", "-c", script], cwd=tmp_path, env=env, capture_output=True, stdin=subprocess.DEVNULL, check=False
     )
     assert sh(script) == (real.returncode, real.stdout)
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 __all__ = ["Process", "alive", "doomed", "now", "scan"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_FAR = 16_384  # half of the default pid_max: farther apart, the numbers have begun again in between
 
 
 class Process(NamedTuple):
@@ -61,7 +62,9 @@ def doomed(everybody: Iterable[Process], target: int, born: int, running: Collec
     heads = []
     for process in everybody:
         children.setdefault(process.parent, []).append(process)
-        orphan = process.parent == 1 and process.pid not in running and process.started >= born
+        # A tick is long: who was born in the same one is older if its number is lower.
+        older = process.started < born or (process.started == born and 0 < target - process.pid < _FAR)
+        orphan = process.parent == 1 and process.pid not in running and not older
         if process.pid == target or orphan:
             heads.append(process)
     found = []

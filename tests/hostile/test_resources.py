@@ -1,0 +1,243 @@
+"""Rules 23 and 24: what a sandbox can use up, and that its neighbours and the host do not feel it."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable
+
+import pytest
+from conftest import Box
+
+from pytest_airlock.errors import UnsupportedFeature
+from pytest_airlock.providers.base import ProviderSpec
+from pytest_airlock.providers.namespaces import NamespacesProvider
+from pytest_airlock.providers.namespaces.limits import PROCESSES
+
+MIB = 1024**2
+
+# ---------------------------------------------------------------------- 23: what is a cap and what is not
+
+
+def test_rule23_memory_is_a_feature_of_control_groups_only(provider: NamespacesProvider) -> None:
+    assert provider._engine is not None
+    means = provider._engine.found["cgroups"].get("memory", {"usable": False})
+    assert ("memory" in provider.probe()) == means["usable"]
+    spec = ProviderSpec("capped", memory=64 * MIB, required=frozenset({"memory"}))
+    if not means["usable"]:
+        with pytest.raises(UnsupportedFeature) as caught:
+            provider.create(spec)
+        assert caught.value.feature == "memory"
+        assert caught.value.why
+        return
+    handle = provider.create(spec)
+    try:
+        assert "memory" in handle.enforced
+    finally:
+        provider.delete(handle)
+
+
+def test_rule23_a_memory_cap_holds_what_an_address_space_limit_does_not(
+    make_box: Callable[..., Box], provider: NamespacesProvider
+) -> None:
+    """A memfd, a file in /dev/shm and one in /tmp count as well; where there is no cap, none is claimed."""
+    capped = "memory" in provider.probe()
+    box = make_box(memory=96 * MIB)
+    assert ("memory" in box.handle.enforced) == capped
+    if not capped:
+        return
+    for where in ("os.memfd_create('x')", "os.open('/dev/shm/x', 66)", "os.open('/tmp/x', 66)"):
+        result = box.run(["python3", "-c", f"import os\nfd = {where}\nfor _ in range(300): os.write(fd, bytes(1 << 20))"])
+        assert result.returncode != 0, f"{where} is counted"
+
+
+BOMB = """
+import threading
+threading.stack_size(32768)
+stop = threading.Event()
+count = 0
+try:
+    while count < 100_000:
+        threading.Thread(target=stop.wait, daemon=True).start()
+        count += 1
+except RuntimeError:
+    pass
+answer["count"] = count
+answer["fork"] = tried(os.fork)
+print("ready", flush=True)
+print(json.dumps(answer), flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("user", ["root", "airlock"])
+def test_rule23_a_bomb_ends_in_its_sandbox_and_nobody_else_feels_it(make_box: Callable[..., Box], user: str) -> None:
+    """Threads count as processes do (RLIMIT_NPROC) and are cheap; root of the host would be exempt, root inside is not."""
+    box, neighbour = make_box(user=user), make_box(user=user)
+    bomb = box.python(BOMB, user=user)
+    answer = eval(bomb.stdout.readline())
+    assert PROCESSES - 20 < answer["count"] <= PROCESSES
+    assert answer["fork"] == "EAGAIN"
+    assert neighbour.run("for i in 1 2 3 4 5; do /bin/true & done; wait; echo $?").out == "0\n"
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    bomb.kill_tree()
+    assert box.run("echo again").out == "again\n"
+
+
+# ---------------------------------------------------------------------- 24: bounded by default
+
+FILL = """
+def fill(path):
+    chunk, total = bytes(1 << 20), 0
+    try:
+        with open(path, "wb", buffering=0) as file:
+            while True:
+                total += file.write(chunk)
+    except OSError as error:
+        return errno.errorcode[error.errno], total
+"""
+
+
+@pytest.mark.parametrize("where", ["/tmp", "/dev/shm", "/root", "/usr/lib", "/run", "/var/tmp"])
+def test_rule24_the_disk_is_bounded_and_a_full_one_is_no_obstacle(
+    make_box: Callable[..., Box], provider: NamespacesProvider, where: str
+) -> None:
+    box = make_box(disk=16 * MIB)
+    assert "disk" in box.handle.enforced
+    snapshot = provider.snapshot(box.handle)
+    code, total = box.attack(f"{FILL}\nanswer = fill({where!r} + '/big')")
+    assert code == "ENOSPC"
+    assert 8 * MIB < total <= 16 * MIB
+    assert box.attack(f"{FILL}\nanswer = fill('/tmp/more')")[0] == "ENOSPC", "it is one disk"
+    assert box.run("echo full").out == "full\n"
+    with pytest.raises(OSError, match="No space left"):
+        provider.write(box.handle, "/tmp/from-outside", bytes(MIB))
+    provider.reset(box.handle, snapshot)
+    assert box.run(f"test ! -e {where}/big && echo x > /tmp/x && cat /tmp/x") == (0, "x\n", "")
+
+
+def test_rule24_a_full_sandbox_can_be_kept_and_brought_back(make_box: Callable[..., Box], provider: NamespacesProvider) -> None:
+    box = make_box(disk=16 * MIB)
+    box.attack(f"{FILL}\nanswer = fill('/tmp/big')")
+    full = provider.snapshot(box.handle)
+    assert box.run("stat -c %s /tmp/big").returncode == 0
+    box.run("rm /tmp/big")
+    provider.reset(box.handle, full)
+    assert box.run("test -s /tmp/big").returncode == 0
+
+
+@pytest.mark.parametrize("where", ["/tmp", "/dev/shm"])
+def test_rule24_inodes_are_bounded(make_box: Callable[..., Box], provider: NamespacesProvider, where: str) -> None:
+    box = make_box(disk=16 * MIB)
+    snapshot = provider.snapshot(box.handle)
+    answer = box.attack(
+        f"""
+count, code = 0, "ok"
+while code == "ok" and count < 100_000:
+    code = tried(os.mknod, {where!r} + f"/{{count}}", 0o100644)
+    count += 1
+answer.update(code=code, count=count)
+"""
+    )
+    assert answer["code"] == "ENOSPC"
+    assert 1000 < answer["count"] <= 16 * MIB // 4096
+    assert box.run("echo full").out == "full\n"
+    provider.reset(box.handle, snapshot)
+    assert box.run(f"touch {where}/x").returncode == 0
+
+
+def test_rule24_without_a_wish_the_disk_is_a_share_of_what_the_machine_has(box: Box) -> None:
+    available = next(int(line.split()[1]) * 1024 for line in open("/proc/meminfo") if line.startswith("MemAvailable"))
+    size, inodes = map(int, box.run("stat -f -c '%b %c' /dev/shm").out.split())
+    block = int(box.run("stat -f -c %S /dev/shm").out)
+    # Twice: what is available has changed since.
+    assert 64 * MIB <= size * block <= max(64 * MIB, available // 2)
+    assert inodes <= 1_000_000
+
+
+#: name -> takes as much as there is; the same again must work elsewhere.
+TAKE = {
+    "inotify": """
+while (fd := libc.inotify_init1(0)) >= 0 and fd < limit:
+    answer["count"] = answer.get("count", 0) + 1
+""",
+    "mqueue": """
+attributes = struct.pack("=8q", 0, 10, 8192, 0, 0, 0, 0, 0)
+while libc.syscall(ctypes.c_long(numbers["mq_open"]), b"q%d" % answer.get("count", 0), os.O_CREAT | os.O_RDWR, 0o600, attributes) >= 0:
+    answer["count"] = answer.get("count", 0) + 1
+""",
+    "locked memory": """
+import mmap
+held = []
+while answer.get("count", 0) < 10_000:
+    memory = mmap.mmap(-1, 1 << 16)
+    if call("mlock", ctypes.addressof(ctypes.c_char.from_buffer(memory)), 1 << 16) != "ok":
+        break
+    held.append(memory)
+    answer["count"] = answer.get("count", 0) + 1
+""",
+    "timers": """
+timer = ctypes.c_int()
+while libc.syscall(ctypes.c_long(numbers["timer_create"]), 1, None, ctypes.byref(timer)) >= 0 and answer.get("count", 0) < 1_000_000:
+    answer["count"] = answer.get("count", 0) + 1
+""",
+    "pipes": """
+import fcntl
+while answer.get("count", 0) < limit // 2:
+    read, write = os.pipe()
+    fcntl.fcntl(write, 1031, 1 << 20) if answer.get("count", 0) < 64 else None
+    size = fcntl.fcntl(write, 1032)
+    answer["count"] = answer.get("count", 0) + 1
+    if size < 65536:
+        break
+""",
+}
+#: The same, once.
+ONE = {
+    "inotify": "answer['one'] = tried(lambda: os.close(libc.inotify_init1(0)))",
+    "mqueue": """
+attributes = struct.pack("=8q", 0, 10, 8192, 0, 0, 0, 0, 0)
+answer['one'] = call("mq_open", b"own", os.O_CREAT | os.O_RDWR, 0o600, attributes)
+""",
+    "locked memory": """
+import mmap
+memory = mmap.mmap(-1, 1 << 16)
+answer['one'] = call("mlock", ctypes.addressof(ctypes.c_char.from_buffer(memory)), 1 << 16)
+""",
+    "timers": """
+timer = ctypes.create_string_buffer(8)
+answer['one'] = call("timer_create", 1, 0, timer)
+""",
+    "pipes": """
+import fcntl
+answer['one'] = "ok" if fcntl.fcntl(os.pipe()[1], 1032) >= 65536 else "small"
+""",
+}
+
+
+@pytest.mark.parametrize("what", TAKE)
+def test_rule24_what_one_sandbox_uses_up_its_neighbour_still_has(make_box: Callable[..., Box], what: str) -> None:
+    box, neighbour = make_box(), make_box()
+    assert neighbour.attack(ONE[what])["one"] == "ok"
+    script = f"""
+import resource
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+{TAKE[what]}
+print("ready", flush=True)
+print(answer["count"], flush=True)
+signal.pause()
+"""
+    greedy = box.python(script)
+    assert int(greedy.stdout.readline()) > 2
+    assert neighbour.attack(ONE[what])["one"] == "ok"
+
+
+def test_rule24_a_sandbox_has_no_more_open_files_than_it_may(box: Box, users: tuple[str, ...]) -> None:
+    for user in users:
+        limits = box.attack("import resource; answer = resource.getrlimit(resource.RLIMIT_NOFILE)", user=user)
+        assert limits[0] == 1024
+        assert limits[1] <= min(65_536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
