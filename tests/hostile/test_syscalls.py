@@ -7,6 +7,7 @@ cannot work anywhere: the filter answers before the kernel looks at them, and it
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 import socket
 import sys
@@ -88,8 +89,8 @@ answer["raise"] = wrote("/proc/sys/user/max_user_namespaces", b"100")
         assert set(answer.values()) == {"EPERM"}
 
 
-def test_rule21_nesting_is_for_who_asks_for_it_and_gives_no_power(make_box: Callable[..., Box], mode: str) -> None:
-    box = make_box(nested=True)
+def test_rule21_nesting_is_for_who_asks_for_it_and_gives_no_power(make_box: Callable[..., Box]) -> None:
+    box = make_box(nested=True, user="airlock")
     answer = box.attack(
         """
 read, write = os.pipe()
@@ -244,8 +245,6 @@ def test_classic_no_file_of_the_host_is_seen(box: Box, tmp_path: Path, users: tu
         for user in users:
             result = box.run(["/bin/ls", "-d", *paths], user=user)
             assert result.out in ("", "/var/log\n"), "a directory of its own, empty"
-            assert box.run("ls -A /var/log /home /tmp /run /srv /mnt /media 2>/dev/null | grep -v : | sort -u", user=user)
-            assert box.run("cat /etc/shadow", user=user).returncode == 1 or "$" not in box.run("cat /etc/shadow").out
     finally:
         os.unlink(mine)
 
@@ -256,8 +255,8 @@ def test_classic_password_hashes_of_the_host_are_not_there(box: Box) -> None:
     assert hashes == []
     names = {line.split(":")[0] for line in box.run("cat /etc/passwd").out.splitlines()}
     assert {"root", "airlock"} <= names
-    ordinary = {entry.split(":")[0] for entry in Path("/etc/passwd").read_text().splitlines() if entry.startswith("alice:")}
-    assert not names & ordinary
+    people = {entry.pw_name for entry in pwd.getpwall() if 1000 <= entry.pw_uid < 60_000}
+    assert not (names - {"airlock"}) & people
 
 
 def test_classic_settings_of_the_kernel_are_not_written(box: Box, users: tuple[str, ...]) -> None:
@@ -326,7 +325,6 @@ answer["name"] = wrote("/proc/1/comm", b"x")
 
 def test_classic_a_tracer_of_its_own_children_skips_no_filter(box: Box) -> None:
     """What a tracer makes of a call is filtered again (seccomp(2)): here getpid becomes unshare of a user name space."""
-    assert box.run("command -v strace >/dev/null || true").returncode == 0
     answer = box.attack(
         """
 PTRACE_TRACEME, PTRACE_CONT, PTRACE_SYSCALL, PTRACE_PEEKUSER, PTRACE_POKEUSER = 0, 7, 24, 3, 6
@@ -399,7 +397,6 @@ def test_classic_set_uid_programs_give_nothing(box: Box, users: tuple[str, ...])
     for user in users:
         uid = "0" if user == "root" else "1000"
         assert box.run(["/tmp/sh", "-p", "-c", "id -u"], user=user).out == f"{uid}\n"
-        assert box.run("su -c id root </dev/null", user=user).out in ("", box.run("id", user=user).out)
 
 
 def test_classic_the_network_is_locked(box: Box, users: tuple[str, ...]) -> None:

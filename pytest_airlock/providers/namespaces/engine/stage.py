@@ -75,21 +75,13 @@ def _make_devices() -> None:
     for name in _DEVICES:
         os.close(os.open(f"/d/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
         syscalls.mount(f"/host/dev/{name}", f"/d/{name}", None, MS_BIND)
-        _read_only(f"/d/{name}")
+        # A device is written to all the same; but not the times of the host's node, which every sandbox would see.
+        syscalls.mount(None, f"/d/{name}", None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NOEXEC)
     for name, target in _DEVICE_LINKS:
         os.symlink(target, f"/d/{name}")
     for name in ("pts", "shm", "mqueue"):
         os.mkdir(f"/d/{name}")
     syscalls.mount(None, "/d", None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NOEXEC)
-
-
-def _read_only(path: str) -> None:
-    """A device is written to all the same; but not the times of the host's node, which every sandbox would see."""
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        syscalls.mount_setattr(fd, syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID)
-    finally:
-        os.close(fd)
 
 
 def _tmpfs_can_shift(slot: Slot) -> bool:
