@@ -36,6 +36,9 @@ def sandbox_limits(spec: ProviderSpec, found: Features, *, uid: int) -> dict[str
             ("RLIMIT_NOFILE", 1024, 65_536),
             # Counted per user name space from Linux 5.14.
             ("RLIMIT_NPROC", PROCESSES, PROCESSES),
+            # These, too, count against the host's user: a part of its defaults, so that one sandbox leaves some to others.
+            ("RLIMIT_SIGPENDING", 4096, 4096),
+            ("RLIMIT_MSGQUEUE", 409_600, 409_600),
         ],
     }
 

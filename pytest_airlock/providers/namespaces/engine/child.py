@@ -130,7 +130,7 @@ def _build_root(options: Options, ends: Ends) -> None:
     os.chdir("/")
     for index, view in enumerate(options.views):
         _mount_view(index, view, options.layers)
-    _mount_proc(nested=options.nested)
+    _mount_proc(options)
     _mount_dev()
 
 
@@ -184,11 +184,17 @@ def _like(lower: str, upper: str) -> None:
     os.utime(upper, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
-def _mount_proc(*, nested: bool) -> None:
+def _mount_proc(options: Options) -> None:
     proc = f"{ROOT}/proc"
     syscalls.mount("proc", proc, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    if not nested:
+    if not options.nested:
         write_proc(f"{proc}/sys/user/max_user_namespaces", b"0", "sysctl")
+    # Watches count against the host's user as well: one sandbox must not use up what its neighbours live on.
+    for name, most in (("instances", b"32"), ("watches", b"8192")):
+        write_proc(f"{proc}/sys/user/max_inotify_{name}", most, "sysctl")
+    shmall = f"{proc}/sys/kernel/shmall"
+    if os.access(shmall, os.W_OK):
+        write_proc(shmall, b"%d" % (options.size // os.sysconf("SC_PAGE_SIZE")), "sysctl")
     # Root inside has no power over the network, but low ports are an ordinary thing to test.
     write_proc(f"{proc}/sys/net/ipv4/ip_unprivileged_port_start", b"0", "sysctl")
     for name in READ_ONLY:
