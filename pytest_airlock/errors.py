@@ -246,12 +246,12 @@ class SnapshotNotFound(AirlockError, LookupError):
 class InvalidTransition(AirlockError):
     """The state table has no such step. `allowed` are the states that may follow."""
 
-    def __init__(self, name: str, old: str, new: str, allowed: Iterable[str]) -> None:
+    def __init__(self, name: str, old: str, new: str, allowed: Iterable[str], *, hint: str = "") -> None:
         self.allowed = tuple(sorted(allowed))
         super().__init__(
             f"sandbox {name!r} cannot go from {old} to {new}",
             why=f"from {old} it may become: {', '.join(self.allowed) or 'nothing'}",
-            hint=f"destroy it: `airlock destroy {name}`" if old == "errored" else "",
+            hint=f"destroy it: `airlock destroy {name}`" if old == "errored" else hint,
         )
         self.name = name
         self.old = old

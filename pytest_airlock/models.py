@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 __all__ = [
     "DEFAULT_DISK",
     "DEFAULT_TIMEOUT",
+    "Export",
     "Mount",
     "Network",
     "Owner",
@@ -223,6 +224,19 @@ class Owner(_Model):
     test: str = ""
 
 
+class Export(_Model):
+    """What is left of a kept sandbox that could not live on: its changed files, in the directory `path` on the host.
+
+    `files` and `bytes` are there, of `changes` in all; `left_out` of these are without content, changes.json says why.
+    """
+
+    path: str
+    files: int
+    bytes: int
+    changes: int
+    left_out: int = 0
+
+
 class SandboxRecord(_Model):
     """Identity and intent of a sandbox, one JSON file each; what is live is probed, not stored."""
 
@@ -242,6 +256,7 @@ class SandboxRecord(_Model):
     kept: bool = False
     error: str = ""
     remains: str = ""
+    export: Export | None = None
 
 
 class SandboxInfo(_Model):
@@ -263,3 +278,4 @@ class SandboxInfo(_Model):
     kept: bool = False
     error: str = ""
     remains: str = ""
+    export: Export | None = None

@@ -28,8 +28,7 @@ def managing(arguments: argparse.Namespace) -> Iterator[SandboxManager]:
     try:
         yield manager
     finally:
-        kept = {record.provider for record in manager.store.records() if record.kept}
-        manager.providers.close(keep=kept)
+        manager.close_providers()
 
 
 def say(text: str) -> None:

@@ -32,7 +32,9 @@ def _list(arguments: argparse.Namespace) -> int:
     if arguments.json:
         say(json.dumps([info.model_dump(mode="json") for info in found], indent=2))
     elif found:
-        for row in _aligned([("NAME", "STATE", "PROVIDER", "PROFILE", "OWNER"), *map(_row, found)]):
+        exports = any(info.export for info in found)  # a column only where there is something to say
+        rows = [("NAME", "STATE", "PROVIDER", "PROFILE", "OWNER", "KEPT AS FILES"), *map(_row, found)]
+        for row in _aligned(rows if exports else [row[:-1] for row in rows]):
             say(row)
     else:
         say("no sandboxes")
@@ -58,6 +60,7 @@ def _status(arguments: argparse.Namespace) -> int:
         "enforced": ", ".join(info.enforced),
         "mounts": ", ".join(f"{mount['source']} at {mount['target']} ({mount['mode']})" for mount in info.mounts),
         "snapshots": ", ".join(info.snapshots),
+        "export": _export(info),
         "error": info.error,
         "remains": info.remains,
     }
@@ -67,7 +70,19 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _row(info: SandboxInfo) -> tuple[str, ...]:
-    return info.name, f"{info.state}{'*' if info.error else ''}", info.provider, info.profile, _owner(info)
+    state = f"{info.state}{'*' if info.error else ''}"
+    return info.name, state, info.provider, info.profile, _owner(info), _export(info)
+
+
+def _export(info: SandboxInfo) -> str:
+    from pytest_airlock.orchestrator.resources import format_size
+
+    export = info.export
+    if export is None:
+        return ""
+    left_out = f", {export.left_out:,} left out: see its changes.json" if export.left_out else ""
+    files = "1 file" if export.files == 1 else f"{export.files:,} files"
+    return f"{export.path} ({files}, {format_size(export.bytes)}{left_out})"
 
 
 def _owner(info: SandboxInfo) -> str:

@@ -1,6 +1,6 @@
 """What makes, resets and removes sandboxes, for any provider.
 
-manager.py (SandboxManager) with creation, preparation, destruction, probing, handout · pool.py, session.py (tests) ·
+manager.py (SandboxManager) with creation, preparation, destruction, keeping, exporting, probing, handout · pool.py, session.py (tests) ·
 store.py with lease, locks, state_files, process_identity · orphans.py · providers.py · waiting.py · states.py ·
 planning.py with profiles, mounts, detection, provision, names, merge · resources.py · contracts.py · assembly.py
 """

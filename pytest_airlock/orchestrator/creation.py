@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pytest_airlock.models import Owner, SandboxRecord, State
 from pytest_airlock.orchestrator.contracts import Clock, Lease, Mounts, Plan, ResourceChecker, Store
+from pytest_airlock.orchestrator.keeping import lives_on
 from pytest_airlock.orchestrator.live import LiveSandbox
 from pytest_airlock.orchestrator.preparation import CLEAN, effective_network, prepare
 from pytest_airlock.orchestrator.undo import Undo
@@ -36,8 +37,10 @@ class Creation:
 
     def run(self, wait: float) -> LiveSandbox:
         """Raises what failed first, with the errors of the clean-up attached."""
+        # What does not live on is kept only once it was exported: an owner killed before that leaves an orphan.
+        kept = self.plan.spec.keep and lives_on(self.provider)
         network = effective_network(self.plan, self.provider)
-        record = self._record().model_copy(update={"network": network})
+        record = self._record().model_copy(update={"network": network, "kept": kept})
         lease = self.reservations.reserve(self.plan.need, record, wait=wait)
         undo = Undo()
         handle = None
@@ -88,7 +91,6 @@ class Creation:
             owner=self.owner,
             created=self.clock.time(),
             runtime=plan.runtime,
-            kept=plan.spec.keep,
         )
 
     def _roll_back(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pytest_airlock.errors import StaleSandbox, UnsupportedFeature
 from pytest_airlock.models import Network, SandboxInfo
@@ -12,6 +12,7 @@ from pytest_airlock.providers.base import (
     Change,
     Command,
     Diffs,
+    FileAction,
     FileStat,
     Networks,
     Process,
@@ -79,7 +80,7 @@ class Handout:
 
     def change(
         self,
-        action: Literal["mkdir", "remove", "rmtree", "rename", "symlink", "chmod"],
+        action: FileAction,
         path: str,
         *,
         to: str | None = None,

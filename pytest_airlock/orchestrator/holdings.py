@@ -59,17 +59,20 @@ class Holdings:
         return self._live.get(name)
 
     def require(self, name: str) -> LiveSandbox:
-        """Raises SandboxNotFound, HeldElsewhere, or InvalidTransition while it is being made."""
+        """Raises SandboxNotFound, HeldElsewhere, or InvalidTransition: it is being made, or all that is left is an export."""
         live = self._live.get(name)
         if live is None:
             record = self._store.load(name)
+            if record.export is not None:
+                hint = f"it was kept as files, which are in {record.export.path}; `airlock destroy {name}` removes them"
+                raise InvalidTransition(name, "exported", "running", (), hint=hint)
             self.refuse_unless_orphan(record)
             raise SandboxNotFound(name, hint=f"what is left of it belonged to a dead run: `airlock destroy {name}`")
         return live
 
     def refuse_unless_orphan(self, record: SandboxRecord) -> None:
         """HeldElsewhere or InvalidTransition for a record that a live process holds."""
-        if self._is_ours(record):
+        if self.is_ours(record):
             state = str(record.state)
             raise InvalidTransition(record.name, state, "anything else by request", map(str, TRANSITIONS[record.state]))
         if not self._store.is_orphan(record):
@@ -129,9 +132,10 @@ class Holdings:
 
     def _reread(self, live: LiveSandbox) -> SandboxRecord:
         record = self._store.load(live.name)
-        if not self._is_ours(record):
+        if not self.is_ours(record):
             raise SandboxNotFound(live.name, hint=f"the name is held by {describe(record.owner)} now")
         return self.known(record)
 
-    def _is_ours(self, record: SandboxRecord) -> bool:
+    def is_ours(self, record: SandboxRecord) -> bool:
+        """It is recorded as this process'."""
         return (record.owner.pid, record.owner.start_time) == (self._owner.pid, self._owner.start_time)

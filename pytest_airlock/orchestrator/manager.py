@@ -25,8 +25,9 @@ from pytest_airlock.orchestrator.creation import Creation, clamped
 from pytest_airlock.orchestrator.destruction import destroy
 from pytest_airlock.orchestrator.handout import Handout
 from pytest_airlock.orchestrator.holdings import Holdings
+from pytest_airlock.orchestrator.keeping import let_go
 from pytest_airlock.orchestrator.live import LiveSandbox
-from pytest_airlock.orchestrator.orphans import Orphans
+from pytest_airlock.orchestrator.orphans import Orphans, handle_of
 from pytest_airlock.orchestrator.preparation import CLEAN, apply_network, require_network
 from pytest_airlock.orchestrator.probing import look
 from pytest_airlock.orchestrator.states import require_healthy
@@ -122,15 +123,16 @@ class SandboxManager:
             self._say(f"sandbox {name!r} could not be stopped and was deleted by force: {failure}")
 
     def let_go(self, name: str) -> SandboxRecord:
-        """Leave it as it is, marked as kept: it outlives its owner until `airlock destroy` or `airlock gc --kept`."""
-        with self._holdings.held(name) as (live, _):
+        """Keep it beyond its owner, until `airlock destroy` or `airlock gc --kept`.
+
+        A provider with the feature "outlives" leaves it as it is. Of any other its changed files are exported into the
+        state directory (`export` of the record), and it is deleted. Raises ProfileForbids, UnsupportedFeature and what
+        exporting raises, then it is still held; or an error of deleting it, then it is errored and the export stays.
+        """
+        with self._holdings.held(name) as (live, record):
             if not live.plan.profile.outlive:
                 raise ProfileForbids(live.plan.profile.name, "to keep a sandbox beyond the run")
-            record = self._holdings.change(live, kept=True)
-            live.lease.release()
-            self._mounts.unregister_all(name)
-            self._holdings.leave(live)
-            return record
+            return let_go(live, record, self._holdings, self.store, self._mounts)
 
     # -- Running and stopping --------------------------------------------------------------------------------------
 
@@ -290,6 +292,11 @@ class SandboxManager:
         """The sandboxes this manager holds."""
         return self._holdings.names()
 
+    def close_providers(self) -> None:
+        """Close all that were used but those with kept sandboxes that live on."""
+        keep = {record.provider for record in self.store.records() if record.kept and record.export is None}
+        self.providers.close(keep=keep)
+
     def backend(self, name: str) -> Handout:
         """A hand-out of the sandbox, for a `Sandbox`; it ends with recycle() or destroy()."""
         with self._holdings.held(name) as (live, _):
@@ -309,7 +316,12 @@ class SandboxManager:
 
     def _destroy_left_over(self, name: str, *, missing_ok: bool) -> None:
         try:
-            self._holdings.refuse_unless_orphan(self.store.load(name))
+            record = self.store.load(name)
+            if record.export is not None and self._holdings.is_ours(record):  # of this run, which let it go
+                self.providers.get(record.provider).delete(handle_of(record))
+                self.store.remove(name)
+                return
+            self._holdings.refuse_unless_orphan(record)
             self.orphans.collect(name)
         except SandboxNotFound:
             if not missing_ok:
@@ -319,7 +331,8 @@ class SandboxManager:
         record = self.store.load(name)
         self._holdings.refuse_unless_orphan(record)
         require_healthy(name, record.state, State.STOPPED)
-        self.orphans.stop(name, grace=grace)
+        if record.export is None:
+            self.orphans.stop(name, grace=grace)
 
     def _ensure_running(self, name: str) -> None:
         with self._holdings.held(name) as (live, record):

@@ -21,6 +21,8 @@ def look(record: SandboxRecord, holdings: Holdings, providers: Providers, store:
     record = holdings.known(record)
     if record.state not in (State.RUNNING, State.STOPPED):  # errored is sticky, and one being made is not asked
         return _info(record)
+    if record.export is not None:  # no provider has it any more
+        return _info(record)
     live = holdings.get(record.name)
     if live is None and not store.is_orphan(record):
         return _info(record)
@@ -59,4 +61,5 @@ def _info(record: SandboxRecord, *, state: State | None = None, error: str = "")
         kept=record.kept,
         error=error or record.error,
         remains=record.remains,
+        export=record.export,
     )

@@ -130,8 +130,7 @@ class AirlockSession:
         self._lent.clear()
         for name in self.manager.names():
             _attempt(errors, partial(self._destroy, name))
-        kept = {record.provider for record in self.manager.store.records() if record.kept}
-        _attempt(errors, lambda: self.manager.providers.close(keep=kept))
+        _attempt(errors, self.manager.close_providers)
         if errors:
             for other in errors[1:]:
                 add_note(errors[0], f"at the end of the session, too: {type(other).__name__}: {other}")
@@ -183,8 +182,13 @@ class AirlockSession:
 
     def _keep(self, lent: _Lent) -> None:
         record = self.manager.let_go(lent.name)
+        place = ""
+        if record.export is not None:
+            place = f" as files in {record.export.path}"
+            self._listener.destroyed(lent.name)
         self._say(
-            f"sandbox {lent.name!r} of provider {record.provider!r} was kept: `airlock destroy {lent.name}` removes it"
+            f"sandbox {lent.name!r} of provider {record.provider!r} was kept{place}: "
+            f"`airlock destroy {lent.name}` removes it"
         )
 
     def _plan(self, spec: SandboxSpec) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,7 +12,15 @@ from pathlib import Path
 
 from pytest_airlock.errors import StoreError
 
-__all__ = ["default_state_dir", "ensure_private_dir", "read_file", "remove_file", "store_errors", "write_file"]
+__all__ = [
+    "default_state_dir",
+    "ensure_private_dir",
+    "read_file",
+    "remove_file",
+    "remove_tree",
+    "store_errors",
+    "write_file",
+]
 
 #: Bytes. A record is some kilobytes; whatever is larger is not one.
 MAX_FILE = 16 * 1024**2
@@ -103,6 +112,19 @@ def remove_file(path: str) -> None:
     """Remove it if it is there."""
     with store_errors(path), suppress(FileNotFoundError):
         os.unlink(path)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all below it if it is there. No link is followed: one in its place is itself removed."""
+    with store_errors(path):
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:
+            return
+        if stat.S_ISDIR(found.st_mode):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -4,6 +4,7 @@
     leases/NAME.lease      locked for as long as the owner lives
     leases/NAME.owner      who that is
     locks/NAME.lock        held for microseconds, while one of the above is changed
+    kept/NAME/             the files of a kept sandbox that could not live on (exporting.py)
 
 Whatever is killed at whatever line, the next one to come finds a whole record or none, and a lease that can be taken.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pytest_airlock.errors import AlreadyExists, CorruptRecord, InvalidName, SandboxNotFound
+from pytest_airlock.errors import AlreadyExists, CorruptRecord, InvalidName, SandboxNotFound, StoreError
 from pytest_airlock.models import Owner, SandboxRecord
 from pytest_airlock.orchestrator.clock import SystemClock
 from pytest_airlock.orchestrator.contracts import Clock, Lease
@@ -34,6 +35,7 @@ from pytest_airlock.orchestrator.state_files import (
     ensure_private_dir,
     read_file,
     remove_file,
+    remove_tree,
     store_errors,
     write_file,
 )
@@ -92,11 +94,16 @@ class FileStore:
             return self._load_or_move_aside(name)
 
     def remove(self, name: str) -> None:
-        """Remove the record; none there is no error."""
-        check_name(name)
+        """Remove the record, and before it what was exported; none there is no error."""
+        kept = self.kept_dir(name)
+        if kept.parent.is_symlink():
+            raise StoreError(str(kept.parent), "it is a link, and nothing outside is removed", hint="move it away")
+        remove_tree(kept)
         with self.locked(name):
-            remove_file(self._path(name))
-            remove_file(self._path(name) + NEW)
+            self._remove_record(name)
+
+    def kept_dir(self, name: str) -> Path:
+        return self.root / "kept" / check_name(name)
 
     def records(self) -> Sequence[SandboxRecord]:
         found = (self._load_if_whole(name) for name in sorted(self._names("records", ".json")))
@@ -139,7 +146,7 @@ class FileStore:
             with self.locked(name):
                 if not os.path.exists(self._path(name)) and self._is_abandoned(name):
                     self._leases.forget(name)
-                    self.remove(name)
+                    self._remove_record(name)
         for name in sorted(self._names("locks", ".lock")):
             with self.locked(name):
                 pass  # leaving it removes a file that nothing needs
@@ -152,6 +159,10 @@ class FileStore:
                 pass
             lease = self._leases.take(name, owner)
             return lease, None if lease else self._leases.holder(name)
+
+    def _remove_record(self, name: str) -> None:
+        remove_file(self._path(name))
+        remove_file(self._path(name) + NEW)
 
     def _taken(self, name: str, holder: Owner | None) -> AlreadyExists:
         if holder is None:

@@ -110,6 +110,8 @@ def _need(record: SandboxRecord) -> Need | None:
     spec = record.spec
     if spec.cpu is spec.memory is spec.disk is None or (record.state is State.ERRORED and not record.remains):
         return None
+    if record.export is not None and record.state is State.STOPPED:
+        return None  # what is left are files on the host
     return Need(record.name, spec.cpu, spec.memory, spec.disk)
 
 

@@ -69,6 +69,7 @@ __all__ = [
     "Diffs",
     "Exit",
     "Features",
+    "FileAction",
     "FileKind",
     "FileStat",
     "Handle",
@@ -88,6 +89,7 @@ MountMode = Literal["ro", "cow", "rw"]
 NetworkMode = Literal["locked", "allow", "open", "host"]
 FileKind = Literal["file", "dir", "symlink", "fifo", "socket", "char", "block"]
 ChangeKind = Literal["added", "modified", "deleted"]
+FileAction = Literal["mkdir", "remove", "rmtree", "rename", "symlink", "chmod"]
 Redirect = Literal["pipe", "null", "stdout"]
 
 #: Every word `Features` and `ProviderSpec.required` may use, and what it promises.
@@ -350,7 +352,7 @@ class Provider(Protocol):
     def change(
         self,
         handle: Handle,
-        action: Literal["mkdir", "remove", "rmtree", "rename", "symlink", "chmod"],
+        action: FileAction,
         path: str,
         *,
         to: str | None = None,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 from pytest_airlock.models import Network, SandboxInfo
-from pytest_airlock.providers.base import Attempt, Change, Command, FileStat, Process, ResetProof, TreeEntry
+from pytest_airlock.providers.base import Attempt, Change, Command, FileAction, FileStat, Process, ResetProof, TreeEntry
 
 __all__ = ["Backend"]
 
@@ -29,7 +29,7 @@ class Backend(Protocol):
     def listdir(self, path: str) -> Sequence[FileStat]: ...
     def change(
         self,
-        action: Literal["mkdir", "remove", "rmtree", "rename", "symlink", "chmod"],
+        action: FileAction,
         path: str,
         *,
         to: str | None = None,

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from pytest_airlock.providers.base import TreeEntry
 from pytest_airlock.sandbox.backend import Backend
 from pytest_airlock.sandbox.paths import SandboxPath
 
-__all__ = ["COPY_LIMIT", "Copied", "copy_in", "copy_out"]
+__all__ = ["COPY_LIMIT", "Copied", "Landing", "copy_in", "copy_out"]
 
 COPY_LIMIT = 1024**3
 MAX_ENTRIES = 1_000_000
@@ -107,7 +107,7 @@ def copy_out(backend: Backend, inside: str | SandboxPath, host: str | os.PathLik
     target = Path(os.path.abspath(host))
     copied = Copied()
     with ExitStack() as opened:
-        landing: _Landing | None = None
+        landing: Landing | None = None
         for number, entry in enumerate(backend.export_tree(str(source), limit=limit)):
             if number >= MAX_ENTRIES:
                 raise OSError(errno.EFBIG, f"more than {MAX_ENTRIES:,} entries", str(source))
@@ -116,7 +116,7 @@ def copy_out(backend: Backend, inside: str | SandboxPath, host: str | os.PathLik
                     raise _refused(entry.path, "the first entry of a tree is its root")
                 if entry.kind == "file" and (str(host).endswith("/") or target.is_dir()):
                     target /= source.name
-                landing = opened.enter_context(_Landing(target, limit, copied))
+                landing = opened.enter_context(Landing(target, limit, copied))
             landing.make(entry)
     return copied
 
@@ -125,8 +125,11 @@ def _refused(path: str, why: str) -> OSError:
     return OSError(errno.EINVAL, f"refused to copy out: {why}", path)
 
 
-class _Landing:
-    """Where a tree is made on the host, entry by entry; `_open` are the directories above the next one."""
+class Landing:
+    """Where a tree is made on the host, entry by entry: at `target`, at most `limit` bytes, counted in `copied`.
+
+    Entries come as export_tree has them, the root first. Raises OSError, EINVAL for a name that is no plain name.
+    """
 
     def __init__(self, target: Path, limit: int, copied: Copied) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -134,19 +137,25 @@ class _Landing:
         self._left = limit
         self._copied = copied
         above = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._open: list[tuple[str, int]] = [("", above)]
+        self._open: list[tuple[str, int]] = [("", above)]  # the directories above the next entry
 
-    def __enter__(self) -> _Landing:
+    @property
+    def left(self) -> int:
+        """The bytes of content that may still come."""
+        return max(self._left, 0)
+
+    def __enter__(self) -> Landing:
         return self
 
     def __exit__(self, *_: object) -> None:
         while self._open:
             os.close(self._open.pop()[1])
 
-    def make(self, entry: TreeEntry) -> None:
+    def make(self, entry: TreeEntry, *, parents: bool = False) -> None:
+        """Make one entry, or list it in `copied.skipped`; with `parents` also the directories above that are missing."""
         parts = _parts(entry.path)
         names = [self._name, *parts]
-        self._leave(names[:-1])
+        self._leave(names[:-1], parents=parents)
         parent, name = self._open[-1][1], names[-1]
         if entry.kind == "dir":
             self._enter(parent, name, entry.mode & MASK)
@@ -161,12 +170,25 @@ class _Landing:
         else:
             self._copied.skipped.append((entry.path, f"a {entry.kind}"))
 
-    def _leave(self, above: list[str]) -> None:
+    def discard(self, path: str) -> None:
+        """Remove what make() left of a file that did not come whole."""
+        *above, name = [self._name, *path.split("/")]
+        if [opened for opened, _ in self._open[1:]] != above:
+            return
+        with suppress(FileNotFoundError):
+            parent = self._open[-1][1]
+            if stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                os.unlink(name, dir_fd=parent)
+
+    def _leave(self, above: list[str], *, parents: bool) -> None:
         """Close directories until the open ones are those above the entry; parents come first, so none is missing."""
         while [name for name, _ in self._open[1:]] != above[: len(self._open) - 1]:
             os.close(self._open.pop()[1])
-        if len(self._open) - 1 != len(above):
+        missing = above[len(self._open) - 1 :]
+        if missing and not parents:
             raise _refused("/".join(above[1:]), "an entry came before its directory")
+        for name in missing:
+            self._enter(self._open[-1][1], name, MASK)
 
     def _enter(self, parent: int, name: str, mode: int) -> None:
         try:

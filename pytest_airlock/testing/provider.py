@@ -28,6 +28,7 @@ from pytest_airlock.providers.base import (
     Command,
     Diffs,
     Features,
+    FileAction,
     FileStat,
     Handle,
     NetworkRule,
@@ -206,7 +207,7 @@ class FakeProvider:
     def change(
         self,
         handle: Handle,
-        action: Literal["mkdir", "remove", "rmtree", "rename", "symlink", "chmod"],
+        action: FileAction,
         path: str,
         *,
         to: str | None = None,

@@ -69,7 +69,7 @@ def lives(box: Box, pid: str) -> bool:
 
 
 def test_rule01_all_die_with_the_owner_though_a_forked_child_of_it_lives(
-    record_property: Callable[[str, object], None], killed: list[int]
+    request: pytest.FixtureRequest, killed: list[int]
 ) -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": ROOT}
@@ -88,7 +88,9 @@ def test_rule01_all_die_with_the_owner_though_a_forked_child_of_it_lives(
         finally:
             for fd in pidfds:
                 os.close(fd)
-        record_property("milliseconds_until_all_were_dead", round((time.monotonic() - start) * 1000, 1))
+        # Recorded, not asserted: how long it takes is the machine's affair, that they die is ours.
+        took = round((time.monotonic() - start) * 1000, 1)
+        request.node.user_properties.append(("milliseconds_until_all_were_dead", took))
     os.kill(child, 0)
 
 
@@ -110,19 +112,42 @@ def test_rule01_all_die_with_the_fork_server(make_box: Callable[..., Box]) -> No
         provider.close()
 
 
-def test_rule01_a_forked_child_lets_go_of_every_descriptor_of_the_engine(box: Box, provider: NamespacesProvider) -> None:
-    assert provider._engine is not None
-    assert provider._engine._sock is not None
-    mine = provider._engine._sock.fileno()
-    pid = os.fork()
-    if pid == 0:
+#: A run whose forked child tries to use the engine, and says in its status what of it is still open.
+FORKED = """
+import os
+from pytest_airlock.errors import ProviderError
+from pytest_airlock.providers.base import Command, ProviderSpec
+from pytest_airlock.providers.namespaces import NamespacesProvider
+def says(handle):
+    process = provider.spawn(handle, Command(("/bin/echo", "still"), stdin="null"))
+    with process.stdout, process.stderr:
+        return process.stdout.read()
+provider = NamespacesProvider()
+handle = provider.create(ProviderSpec("parent"))
+provider.start(handle)
+pid = os.fork()
+if pid == 0:
+    refused = 0
+    for call in (says, provider.is_running, provider.snapshot, provider.stop):
         try:
-            os.fstat(mine)
-        except OSError:
-            os._exit(0)
-        os._exit(1)
-    assert os.waitpid(pid, 0)[1] == 0
-    assert box.run("echo still").out == "still\n"
+            call(handle)
+        except ProviderError as error:
+            refused += "another process" in str(error)
+    links = [os.readlink(f"/proc/self/fd/{fd}") for fd in range(64) if os.path.lexists(f"/proc/self/fd/{fd}")]
+    kept = sum(link.startswith("socket:") or "[pidfd]" in link for link in links)
+    provider.delete(handle)
+    provider.close()
+    os._exit(refused * 10 + kept)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 40
+assert says(handle) == b"still\\n"
+provider.close()
+"""
+
+
+def test_rule01_a_forked_child_lets_go_of_the_engine_and_harms_nothing() -> None:
+    environ = {**os.environ, "PYTHONPATH": ROOT}
+    result = subprocess.run([sys.executable, "-c", FORKED], env=environ, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_rule02_no_first_process_holds_a_descriptor_of_a_sibling(make_box: Callable[..., Box], mode: str) -> None:
@@ -152,7 +177,9 @@ def test_rule02_commands_inherit_their_three_streams_and_nothing_else(box: Box, 
         assert box.run("exec ls /proc/self/fd", user=user).out.split() == ["0", "1", "2", "3"]
 
 
-def test_rule03_after_a_reset_the_kernel_says_that_the_old_world_is_dead(box: Box, provider: NamespacesProvider) -> None:
+def test_rule03_after_a_reset_the_kernel_says_that_the_old_world_is_dead(
+    box: Box, provider: NamespacesProvider
+) -> None:
     snapshot = provider.snapshot(box.handle)
     daemon(box)
     pidfds = [os.pidfd_open(pid) for pid in (box.init, *family(box.init))]
@@ -185,7 +212,14 @@ def test_rule04_a_time_out_finds_the_double_forked_and_spares_an_older_daemon(bo
 
 @pytest.mark.parametrize(
     ("pid", "started", "dies"),
-    [(49, 999, False), (49, 1000, False), (51, 1000, True), (49, 1001, True), (40_000, 1000, True), (60_000, 999, False)],
+    [
+        (49, 999, False),
+        (49, 1000, False),
+        (51, 1000, True),
+        (49, 1001, True),
+        (40_000, 1000, True),
+        (60_000, 999, False),
+    ],
 )
 def test_rule04_who_counts_as_born_since(pid: int, started: int, dies: bool) -> None:
     orphan = processes.Process(pid, 1, "S", started, b"orphan")

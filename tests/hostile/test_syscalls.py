@@ -95,10 +95,10 @@ def test_rule21_nesting_is_for_who_asks_for_it_and_gives_no_power(make_box: Call
         """
 read, write = os.pipe()
 if os.fork() == 0:
-    uid = os.getuid()
+    uid, gid = os.getuid(), os.getgid()
     first = call("unshare", 0x10000000 | 0x00020000 | 0x40000000)
     if first == "ok":
-        for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {os.getgid()} 1")):
+        for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
             wrote("/proc/self/" + name, text.encode())
     MS_BIND, MS_REMOUNT = 4096, 32
     result = {
@@ -241,7 +241,15 @@ def test_classic_no_file_of_the_host_is_seen(box: Box, tmp_path: Path, users: tu
     mine = os.path.join(home, f".airlock-hostile-{os.getpid()}")
     Path(mine).write_text("x")
     try:
-        paths = [str(tmp_path / "canary"), mine, "/var/log", "/boot/vmlinuz", "/run/docker.sock", "/etc/sudoers", "/etc/ssh"]
+        paths = [
+            str(tmp_path / "canary"),
+            mine,
+            "/var/log",
+            "/boot/vmlinuz",
+            "/run/docker.sock",
+            "/etc/sudoers",
+            "/etc/ssh",
+        ]
         for user in users:
             result = box.run(["/bin/ls", "-d", *paths], user=user)
             assert result.out in ("", "/var/log\n"), "a directory of its own, empty"
@@ -251,7 +259,9 @@ def test_classic_no_file_of_the_host_is_seen(box: Box, tmp_path: Path, users: tu
 
 def test_classic_password_hashes_of_the_host_are_not_there(box: Box) -> None:
     text = box.run("cat /etc/shadow /etc/shadow- /etc/gshadow /etc/passwd- 2>/dev/null").out
-    hashes = [line for line in text.splitlines() if line.split(":")[1:2] not in ([], ["*"], ["!"], ["!*"], ["x"], ["!!"])]
+    hashes = [
+        line for line in text.splitlines() if line.split(":")[1:2] not in ([], ["*"], ["!"], ["!*"], ["x"], ["!!"])
+    ]
     assert hashes == []
     names = {line.split(":")[0] for line in box.run("cat /etc/passwd").out.splitlines()}
     assert {"root", "airlock"} <= names
@@ -353,7 +363,9 @@ while True:
 answer["swapped"] = swapped
 """
     )
-    assert answer == ({"code": "EPERM", "swapped": 1} if os.uname().machine == "x86_64" else {"code": "ok", "swapped": 0})
+    assert answer == (
+        {"code": "EPERM", "swapped": 1} if os.uname().machine == "x86_64" else {"code": "ok", "swapped": 0}
+    )
 
 
 def test_classic_chroot_leads_nowhere(box: Box) -> None:

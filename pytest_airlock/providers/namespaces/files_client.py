@@ -8,9 +8,9 @@ import select
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, Literal, Protocol
+from typing import IO, Protocol
 
-from pytest_airlock.providers.base import FileStat, TreeEntry
+from pytest_airlock.providers.base import FileAction, FileStat, TreeEntry
 from pytest_airlock.providers.namespaces.engine.frames import (
     CHUNK,
     DATA,
@@ -105,7 +105,7 @@ class FileClient:
 
     def change(
         self,
-        action: Literal["mkdir", "remove", "rmtree", "rename", "symlink", "chmod"],
+        action: FileAction,
         path: str,
         *,
         to: str | None = None,

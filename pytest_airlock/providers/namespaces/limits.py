@@ -39,6 +39,9 @@ def sandbox_limits(spec: ProviderSpec, found: Features, *, uid: int) -> dict[str
             # These, too, count against the host's user: a part of its defaults, so that one sandbox leaves some to others.
             ("RLIMIT_SIGPENDING", 4096, 4096),
             ("RLIMIT_MSGQUEUE", 409_600, 409_600),
+            # Users of audio groups may have real-time priorities (limits.conf(5)): a loop with one would stop the machine.
+            ("RLIMIT_RTPRIO", 0, 0),
+            ("RLIMIT_NICE", 0, 0),
         ],
     }
 

@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import signal as signals
+import weakref
 from collections.abc import Callable, Sequence
 from typing import IO
 
@@ -20,6 +21,7 @@ __all__ = ["Life", "NamespaceProcess", "spawn"]
 #: Seconds until an agent that does not answer counts as stuck (a hung mount, a kernel bug): never in normal use.
 PATIENCE = 60.0
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.EBADF)
+_lives: weakref.WeakSet[Life] = weakref.WeakSet()
 
 
 class Life:
@@ -28,6 +30,7 @@ class Life:
     def __init__(self, name: str, control: _socket.socket, pidfd: int, oom_kills: Callable[[], int]) -> None:
         self.name, self.control, self.pidfd, self._oom_kills = name, control, pidfd, oom_kills
         self._oom_seen = 0
+        _lives.add(self)
 
     def oom_killed(self) -> bool:
         """Whether the kernel killed for the memory limit since this was last asked."""
@@ -201,3 +204,12 @@ def spawn(life: Life, command: Command, request: Request) -> NamespaceProcess:
         for fd in theirs:
             os.close(fd)
     return process
+
+
+def _forget_after_fork() -> None:
+    """A forked child would keep the sandboxes' control sockets open, and could use them, beyond their owner's death."""
+    for life in list(_lives):
+        life.close()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)

@@ -10,7 +10,7 @@ import secrets
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import platformdirs
 
@@ -28,6 +28,7 @@ from pytest_airlock.providers.base import (
     Change,
     Command,
     Features,
+    FileAction,
     FileStat,
     Handle,
     ProviderSpec,
@@ -202,8 +203,7 @@ class NamespacesProvider:
             self._call("delete", id=box.number)
 
     def is_running(self, handle: Handle) -> bool:
-        box = self._boxes.get(handle.name)
-        return box is not None and box.running
+        return handle.name in self._boxes and self._box(handle).running
 
     def close(self) -> None:
         with self._lock:
@@ -216,6 +216,9 @@ class NamespacesProvider:
                 engine.close()
 
     def _box(self, handle: Handle) -> Box:
+        if self._engine is not None and self._engine.pid != os.getpid():
+            hint = "after os.fork, use sandboxes in the process that made them"
+            raise ProviderError(self.name, "find the sandbox", "it belongs to another process", hint=hint)
         box = self._boxes.get(handle.name)
         if box is None:
             raise SandboxDied(handle.name, "it was deleted, or is not one of this process'")
@@ -251,7 +254,7 @@ class NamespacesProvider:
     def change(
         self,
         handle: Handle,
-        action: Literal["mkdir", "remove", "rmtree", "rename", "symlink", "chmod"],
+        action: FileAction,
         path: str,
         *,
         to: str | None = None,

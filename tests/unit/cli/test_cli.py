@@ -149,6 +149,40 @@ def test_destroy_removes_an_orphan_and_what_was_kept(store, provider, capsys, de
     assert run("destroy", "box", "--missing-ok") == 0
 
 
+@pytest.fixture
+def exported(store: FileStore, dead: Owner) -> Path:
+    """Where the files of `box` are, which was kept by a run that is over."""
+    place = store.kept_dir("box")
+    (place / "files").mkdir(parents=True)
+    (place / "files/left").write_text("x" * 1536)
+    export = {"path": str(place), "files": 1, "bytes": 1536, "changes": 4, "left_out": 3}
+    store.save(record("box", dead, kept=True, state=State.STOPPED, export=export))
+    return place
+
+
+def test_r12_list_and_status_show_where_an_export_is(store, provider, capsys, exported: Path, dead: Owner) -> None:
+    store.save(record("other", dead))
+    shown = f"{exported} (1 file, 1.5 KiB, 3 left out: see its changes.json)"
+    assert run("list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [shown in line for line in lines] == [False, True, False]
+    assert lines[0].endswith("KEPT AS FILES")
+    assert run("status", "box") == 0
+    assert f"  {shown}\n" in capsys.readouterr().out
+    assert [operation for operation, name in provider.calls if name == "box"] == []
+
+
+@pytest.mark.usefixtures("provider")
+@pytest.mark.parametrize("verb", [("destroy", "box"), ("gc", "--kept")])
+def test_r12_an_export_goes_when_it_is_told_to(store: FileStore, exported: Path, verb: tuple[str, ...]) -> None:
+    assert run("gc") == 0
+    assert run("stop", "box") == 0
+    assert (exported / "files/left").exists()
+    assert run(*verb) == 0
+    assert not exported.exists()
+    assert store.records() == []
+
+
 @pytest.mark.parametrize("verb", ["destroy", "stop"])
 def test_a_sandbox_of_a_live_run_is_never_touched(store, provider, capsys, alive: Owner, verb: str) -> None:
     store.save(record("box", alive))

@@ -25,10 +25,10 @@ from pytest_airlock.errors import (
     StaleSandbox,
     UnsupportedFeature,
 )
-from pytest_airlock.models import SandboxSpec, State
+from pytest_airlock.models import Network, SandboxSpec, State
 from pytest_airlock.orchestrator import AirlockSession, Setup
 from pytest_airlock.orchestrator import session as session_module
-from pytest_airlock.providers.base import Handle
+from pytest_airlock.providers.base import FEATURES, Handle
 from pytest_airlock.testing import FakeClock, FakeProvider
 
 
@@ -254,6 +254,29 @@ def test_r12_a_kept_sandbox_is_not_destroyed_with_its_owner(tmp_path: Path, prov
             raise AssertionError(later.messages)
 
     assert in_child(next_run) == 0
+
+
+def test_r12_what_cannot_live_on_is_kept_as_files_and_its_provider_closed(tmp_path: Path, events: Events) -> None:
+    provider = FakeProvider(features=FEATURES.keys() - {"outlives"})
+    session = AirlockSession(make_setup(tmp_path, provider, default_profile="trusted"), listener=events)
+    for name in ("kept", "lent"):
+        session.create_named(SandboxSpec(name=name, keep=True, network=Network())).path("/etc/left").write_text(name)
+    session.release(next(lent.sandbox for lent in session._lent.values() if lent.name == "kept"))
+    session.close()
+    assert provider.names() == []
+    assert ("close", "") in provider.calls
+    for name in ("kept", "lent"):
+        place = tmp_path / "state/kept" / name
+        assert (place / "files/etc/left").read_text() == name
+        assert any(f"files in {place}: `airlock destroy {name}`" in text for text in session.messages)
+    assert events.seen == [("destroyed", "kept"), ("destroyed", "lent")]
+
+
+def test_r12_a_provider_of_sandboxes_that_live_on_is_not_closed(tmp_path: Path, provider: FakeProvider) -> None:
+    session = AirlockSession(make_setup(tmp_path, provider, default_profile="trusted"))
+    session.create_named(SandboxSpec(name="kept", keep=True))
+    session.close()
+    assert ("close", "") not in provider.calls
 
 
 def test_r12_a_profile_that_must_not_outlive_the_run_keeps_nothing(session, provider: FakeProvider) -> None:

@@ -233,3 +233,13 @@ def test_sweep_removes_what_killed_processes_leave_without_a_record(store: FileS
     store.sweep()
     assert files(store) == {"records/kept-record.json", "leases/live.lease", "leases/live.owner"}
     live.release()
+
+
+def test_r12_an_export_whose_record_is_corrupt_is_not_swept_away(store: FileStore) -> None:
+    kept = store.kept_dir("box")
+    kept.mkdir(parents=True)
+    store.reserve("box", current_owner()).release()
+    (store.root / "records/box.json.new").write_text("{")
+    store.sweep()
+    assert not (store.root / "records/box.json.new").exists()
+    assert kept.exists()
