@@ -70,6 +70,9 @@ __all__ = [
     "UnsupportedFeature",
 ]
 
+#: Characters of a command's output that its error shows; the rest is in its `result`.
+_HEAD, _TAIL = 2_048, 6_144
+
 
 def _rebuild(
     cls: type[AirlockError], args: tuple[Any, ...], state: dict[str, Any], notes: Sequence[str]
@@ -96,9 +99,14 @@ class AirlockError(Exception):
         text = self.what
         if self.why:
             text += f": {self.why}"
+        text += self._details()
         if self.hint:
             text += f"\n  hint: {self.hint}"
         return text
+
+    def _details(self) -> str:
+        """Lines between the reason and the hint."""
+        return ""
 
     def add_note(self, note: str) -> None:
         """PEP 678 on Python 3.10 too, where BaseException has no add_note."""
@@ -326,9 +334,26 @@ class CorruptRecord(StoreError):
 
 
 class CommandError(AirlockError):
-    """Base of what run() raises about a command; `result` is all that was captured."""
+    """Base of what run() raises about a command; `result` is all that was captured. The text shows what it wrote."""
 
     result: object = None
+    output: Any = None
+    stderr: Any = None
+
+    def _details(self) -> str:
+        # Why a command failed is mostly what it said itself, and a report of a test shows nothing but this text.
+        streams = (("stdout", _shown(self.output)), ("stderr", _shown(self.stderr)))
+        return "".join(f"\n--- {name} ---\n{text}" for name, text in streams if text)
+
+
+def _shown(captured: object) -> str:
+    """Head and tail of what a command wrote, with control characters made visible: a terminal would obey them."""
+    text = captured.decode("utf-8", "backslashreplace") if isinstance(captured, bytes) else str(captured or "")
+    text = text.rstrip()
+    left_out = len(text) - _HEAD - _TAIL
+    if left_out > 0:
+        text = f"{text[:_HEAD]}\n… {left_out:,} characters left out …\n{text[-_TAIL:]}"
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 class CommandFailed(CommandError, subprocess.CalledProcessError):

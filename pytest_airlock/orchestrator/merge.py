@@ -34,10 +34,15 @@ _SHAPES = {
     "provision": "each command is a text or a list of texts",
     "env": "it maps names to texts",
 }
+#: What stands for a model of its own is a text or a mapping; which texts, pydantic cannot say.
+_MODELS = {
+    "mounts": "a mount is 'source', 'source:target' or 'source:target:mode', or a mapping of these words",
+    "network": "it is 'locked', 'open', 'host', or a list of 'host:port' texts",
+}
 #: Where pydantic's words are those of Python's types, not of a marker or a YAML file.
 _TYPES = {
     "tuple_type": "it is a list",
-    "model_type": "it is 'locked', 'open', 'host', or a list of 'host:port' texts",
+    "model_type": "it is a mapping",
     "bool_type": "it is true or false",
     "string_type": "it is a text",
 }
@@ -235,7 +240,8 @@ def _fault(field: str, location: Sequence[object], detail: dict[str, Any], model
         nearest = nearest_word(value, words)
         hint = f"did you mean {nearest!r}?" if nearest else ""
         return InvalidSpec(field, value, f"it is one of {', '.join(map(repr, words))}", hint=hint)
-    shape = _SHAPES.get(str(location[0])) if location else None
+    shapes = _MODELS if detail["type"] == "model_type" else _SHAPES
+    shape = shapes.get(str(location[0])) if location else None
     shape = shape or _TYPES.get(detail["type"])
     message = str(detail["msg"])
     return InvalidSpec(field, value, shape or message[:1].lower() + message[1:])

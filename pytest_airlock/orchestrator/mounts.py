@@ -109,7 +109,7 @@ class HostMountRules:
         Raises ProfileForbids (mounts or mode), MountForbidden (sensitive, missing, special file, bad target).
         """
         mode = _mode(mount, profile, project=project)
-        source = self._checked(mount.source, "mounts")
+        source = self._checked(mount.source, "source" if project else "mounts")
         return ResolvedMount(source, check_target(mount.target or _same(mount.source, source)), mode, project)
 
     def check_image(self, image: str) -> str:

@@ -98,17 +98,20 @@ def prepare(
 
 def _provision(plan: Plan, provider: Provider, handle: Handle, number: int, argv: tuple[str, ...]) -> None:
     env = {**provider.environ(handle), **dict(plan.provider_spec.env)}
-    process = provider.spawn(handle, Command(argv, tuple(env.items()), stderr="stdout"))
+    which = f"provisioning command {number} of {len(plan.provision)}"
+    hint = "the sandbox was not made: mend the command, or what it needs inside"
+    try:
+        process = provider.spawn(handle, Command(argv, tuple(env.items()), stderr="stdout"))
+    except OSError as error:
+        raise type(error)(error.errno, f"{error.strerror} in {which} ({hint})", error.filename) from error
     try:
         output = _Excerpt()
         _collect(process, output.add)
         status = process.wait().returncode
-        text = output.text()
         if status:
-            error = CommandFailed(status, list(argv), text, "", None)
-            error.why = f"it is provisioning command {number} of {len(plan.provision)}; its output:\n{text or '(none)'}"
-            error.hint = "the sandbox was not made: mend the command, or what it needs inside"
-            raise error
+            failed = CommandFailed(status, list(argv), output.text(), "", None)
+            failed.why, failed.hint = f"it is {which}", hint
+            raise failed
     finally:
         process.close()
 

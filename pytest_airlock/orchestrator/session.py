@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -222,12 +223,13 @@ class AirlockSession:
 def create_sandbox(**spec: object) -> Iterator[Sandbox]:
     """A sandbox for as long as the block lasts; the words are those of the marker `airlock`.
 
-    The project is the current directory, if it is one. Raises InvalidSpec and whatever making a sandbox raises.
+    The project is the current directory, if it is one. What there is to say goes to the logger `pytest_airlock`. Raises
+    InvalidSpec and whatever making a sandbox raises.
     """
     from pytest_airlock.orchestrator.merge import validate_spec
 
     checked = validate_spec(spec, where="create_sandbox")
-    session = AirlockSession(Setup(project_root=Path.cwd()))
+    session = AirlockSession(Setup(project_root=Path.cwd(), say=logging.getLogger("pytest_airlock").warning))
     try:
         yield session.create_named(checked)
     except BaseException as error:

@@ -33,7 +33,8 @@ _HINTS = {
     errno.EROFS: "the file system is read-only: put the state elsewhere with AIRLOCK_STATE_DIR",
     errno.EACCES: "give yourself access, or put the state elsewhere with AIRLOCK_STATE_DIR",
     errno.EPERM: "give yourself access, or put the state elsewhere with AIRLOCK_STATE_DIR",
-    errno.ENOENT: "the state directory was removed while it was in use; start again",
+    errno.ENOENT: "the state directory was removed while it was in use, or AIRLOCK_STATE_DIR leads nowhere: start again, "
+    "or put the state elsewhere",
 }
 
 

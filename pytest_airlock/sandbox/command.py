@@ -73,6 +73,8 @@ def explain(error: OSError, name: str, argv: Arguments, command: Command) -> OSE
     hint = ""
     if isinstance(argv, (str, bytes)) and len(program.split()) > 1:
         hint = "a str is one program name: pass a list, or use shell() for a command line"
+    elif error.errno == errno.EACCES:
+        hint = "it is there, but may not be executed: chmod it, or run it by its interpreter"
     elif found := _on_host(program):
         hint = f"the host has {found}: copy_in() it, mount it, or provision it"
     if not hint:

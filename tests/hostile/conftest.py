@@ -83,6 +83,7 @@ class Box:
     def python(self, script: str, *, user: str | None = None) -> Any:
         """Start Python inside with PRELUDE before the script; returns when it has said a line."""
         process = self.spawn([sys.executable, "-I", "-c", f"{PRELUDE}\n{script}"], user=user, stderr="stdout")
+        assert select.select([process.stdout], [], [], PATIENCE)[0], "it says nothing"
         first = process.stdout.readline()
         assert first == b"ready\n", first + process.stdout.read()
         return process

@@ -109,6 +109,22 @@ def test_builtin_parents(error, parents):
     assert issubclass(error, AirlockError)
 
 
+def test_a_failed_command_shows_what_it_wrote():
+    error = errors.CommandFailed(3, ["x"], b"went \xff well\n", "x\x1b[2Jbroke\n", None)
+    assert str(error) == (
+        "command ['x'] returned 3\n--- stdout ---\nwent \\xff well\n--- stderr ---\nx\\x1b[2Jbroke"
+    )
+    assert str(errors.CommandTimeout(["x"], 1, None, None)) == "command ['x'] timed out after 1 seconds"
+
+
+def test_what_a_failed_command_wrote_is_shown_in_bounds():
+    text = str(errors.CommandFailed(1, ["x"], "first" + "x" * 10_000_000 + "last", "", None))
+    assert len(text) < 10_000
+    assert "first" in text
+    assert text.endswith("last")
+    assert "characters left out" in text
+
+
 def test_a_long_value_is_shortened():
     assert len(str(errors.InvalidSpec("env", "x" * 10_000, "why"))) < 300
 

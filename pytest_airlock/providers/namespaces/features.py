@@ -13,6 +13,9 @@ ONE_ID = Absence(
     "install the package uidmap (shadow-utils) and run: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER",
 )
 _NO_NETWORK = Absence("this provider locks the network, always", 'use network="locked"')
+_NO_PORTS = Absence(
+    "this provider locks the network, always", "leave ports= out, and reach the port by a command that runs inside"
+)
 _ALWAYS = frozenset(
     {
         "network_locked",
@@ -43,7 +46,8 @@ _WISHES = ("cpu", "memory", "disk")
 def found(report: dict[str, Any]) -> Features:
     """Features from the report of a fork server that built its private root."""
     present = set(_ALWAYS)
-    absent = dict.fromkeys(("network_allow", "network_open", "network_host", "network_attempts", "ports"), _NO_NETWORK)
+    absent = dict.fromkeys(("network_allow", "network_open", "network_host", "network_attempts"), _NO_NETWORK)
+    absent["ports"] = _NO_PORTS
     absent["outlives"] = Absence("everything of this provider dies with its owner", "what is kept is exported as files")
     if report["ids"] > 1:
         present.add("many_users")

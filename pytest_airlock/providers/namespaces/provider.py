@@ -140,19 +140,38 @@ class NamespacesProvider:
         if spec.user not in USERS:
             raise InvalidSpec("user", spec.user, f"the users of a sandbox are {', '.join(USERS)}")
         engine = self._start_engine()
-        privileged = engine.found["privileged"]
-        world = images.plan_image(spec, self._host, root_mode=privileged, cache=_cache(), memory=self._memory)
-        text = world.to_json()
-        key = hashlib.sha256(text).hexdigest()
-        if key not in self._bases:
-            self._bases[key] = self._call("base", world=text.decode())[0]
+        base = self._base(spec)
         limits = sandbox_limits(spec, found, uid=USERS[spec.user])
-        number = self._call("create", base=self._bases[key], spec=limits)[0]
+        number = self._call("create", base=base, spec=limits)[0]
         host = self._host if images.is_host_image(spec.image) else None
         environ = {**images.base_environ(spec.user, host), **dict(spec.env)}
-        self._boxes[spec.name] = Box(number, spec, environ, engine.found["ids"])
+        self._boxes[spec.name] = Box(number, spec, environ, engine.found["ids"], base)
         data = {"engine": engine.found["pid"], "boot": engine.found["born"]}
         return Handle(self.name, spec.name, data, features.enforced(spec, found))
+
+    def _base(self, spec: ProviderSpec) -> int:
+        """The base image of a spec as the host is now, built if there is none like it yet.
+
+        Planned anew each time: what came into the project since (a key, a token) must not be seen.
+        """
+        engine = self._start_engine()
+        world = images.plan_image(
+            spec, self._host, root_mode=engine.found["privileged"], cache=_cache(), memory=self._memory
+        ).to_json()
+        key = hashlib.sha256(world).hexdigest()
+        if key not in self._bases:
+            self._bases[key] = self._call("base", world=world.decode())[0]
+        return self._bases[key]
+
+    def _rebase(self, box: Box) -> None:
+        """Stand on the host as it is now from the next life on."""
+        old, box.base = box.base, self._base(box.spec)
+        if box.base == old:
+            return
+        self._call("rebase", id=box.number, base=box.base)
+        if all(other.base != old for other in self._boxes.values()):
+            self._bases = {key: base for key, base in self._bases.items() if base != old}
+            self._call("forget", base=old)
 
     def start(self, handle: Handle) -> None:
         box = self._box(handle)
@@ -314,6 +333,7 @@ class NamespacesProvider:
         old = box.nonce
         box.end()
         self._call("kill", id=box.number)
+        self._rebase(box)
         self._call("layers", id=box.number, layers=layers)
         box.layers = layers
         self._drop_unused(box)

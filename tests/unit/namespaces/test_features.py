@@ -32,6 +32,10 @@ def test_memory_is_there_only_with_a_control_group():
     assert found.absent["memory"].fix == "mount it"
 
 
+def test_ports_that_nothing_can_reach_are_left_out():
+    assert "leave ports= out" in features.found(report()).absent["ports"].fix
+
+
 def test_one_id_means_no_many_users_and_says_what_to_install():
     found = features.found(report(ids=1, privileged=False, idmap=False))
     assert "many_users" not in found

@@ -189,8 +189,9 @@ def test_r15_a_failing_command_is_an_error_with_head_and_tail_of_its_output(mana
 
 
 def test_r15_a_missing_program_is_the_error_of_the_standard_library(manager, provider: FakeProvider) -> None:
-    with pytest.raises(FileNotFoundError):
-        manager.create(make_plan(provision=(("no-such-program",),)))
+    with pytest.raises(FileNotFoundError, match=r"provisioning command 2 of 2 \(the sandbox was not made") as caught:
+        manager.create(make_plan(provision=(("true",), ("no-such-program",))))
+    assert caught.value.filename == "no-such-program"
     assert provider.names() == []
 
 

@@ -156,6 +156,7 @@ BAD = [
     ({"mounts": ["/x:/y:rx"]}, "mounts[0].mode='rx' is not valid: it is one of 'ro', 'cow', 'rw'"),
     ({"mounts": ["a:b:c:d"]}, "'source:target:mode'"),
     ({"mounts": "/x"}, "it is a list"),
+    ({"mounts": [5]}, "mounts[0]=5 is not valid: a mount is 'source', 'source:target' or 'source:target:mode', or a"),
     ({"source": True}, "it is a path, or False for none"),
     ({"provision": "make"}, "a list of commands"),
     ({"provision": [["make", 3]]}, "a text or a list of texts"),

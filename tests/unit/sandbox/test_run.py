@@ -217,9 +217,18 @@ def test_a_program_that_only_the_host_has_gets_a_hint(box, tmp_path):
 
 def test_a_program_that_is_not_executable_is_permission_error(box):
     box.path("/opt/tool").write_text("#!/bin/sh\n")
-    with pytest.raises(PermissionError) as caught:
+    with pytest.raises(PermissionError, match="it is there, but may not be executed: chmod it") as caught:
         box.run(["/opt/tool"])
     assert caught.value.filename == "/opt/tool"
+
+
+def test_a_program_that_is_not_executable_on_the_host_either_is_not_to_be_copied_in(box, tmp_path):
+    (tmp_path / "tool").write_text("")
+    box.path(tmp_path.parent).mkdir(parents=True, exist_ok=True)
+    box.copy_in(tmp_path, str(tmp_path))
+    with pytest.raises(PermissionError) as caught:
+        box.run([tmp_path / "tool"])
+    assert "copy_in" not in str(caught.value)
 
 
 def test_a_missing_cwd_is_file_not_found(box):

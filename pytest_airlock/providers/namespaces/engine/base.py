@@ -22,6 +22,7 @@ from .world import Entry, View, World
 __all__ = ["Base", "Layered"]
 
 HOST = "/host"
+COVERS = ("/s/e", "/s/n")  # the empty directory and the empty file that every sandbox makes for itself
 _NOBODY = 65_534  # shown for ids that do not exist here
 _RO = syscalls.MS_NOSUID | syscalls.MS_NODEV
 
@@ -221,8 +222,8 @@ class Base:
     def _covers(self, index: int, slot: Slot) -> tuple[tuple[str, str], ...]:
         """What a bound directory must not show is covered one by one: no overlay stands above it."""
         view = self.world.views[index]
-        hidden = [(path, "e" if os.path.isdir(f"{HOST}{view.source}/{path}") else "d/null") for path in view.hidden]
-        replaced = [(path, self._place(f"t/m{index}/{path}", slot)) for path, _ in view.replaced]
+        hidden = [(path, COVERS[not os.path.isdir(f"{HOST}{view.source}/{path}")]) for path in view.hidden]
+        replaced = [(path, "/" + self._place(f"t/m{index}/{path}", slot)) for path, _ in view.replaced]
         return (*hidden, *replaced)
 
     def _names(self) -> Iterator[tuple[str, str, str, bool]]:

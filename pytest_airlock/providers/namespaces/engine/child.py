@@ -23,6 +23,7 @@ __all__ = ["Ends", "Options", "run"]
 
 ROOT = "/r"  # where the new root is put together
 SCRATCH = "/s"  # the sandbox's own tmpfs: uI, wI = overlay upper and work directories of view I
+NO_DIRECTORY, NO_FILE = base.COVERS
 # Kernel interfaces hidden or made read-only in /proc, as the container engines do (OCI runtime-spec, maskedPaths).
 MASKED = (
     "acpi",
@@ -123,6 +124,7 @@ def _build_root(options: Options, ends: Ends) -> None:
     for name, mode in (("shm", 0o1777), *((f"{kind}{i}", 0o755) for i in range(len(options.views)) for kind in "uw")):
         os.mkdir(f"{SCRATCH}/{name}")
         os.chmod(f"{SCRATCH}/{name}", mode)
+    _make_covers()
     scratch = syscalls.open_tree(SCRATCH)
     protocol.send(ends.setup, b"t", (scratch,))
     os.close(scratch)
@@ -134,6 +136,17 @@ def _build_root(options: Options, ends: Ends) -> None:
     _mount_dev()
 
 
+def _make_covers() -> None:
+    """What hides things: an empty directory and an empty file of this sandbox alone, so that not even a lock on them is
+    felt in another; read-only, and so is every bind of them.
+    """
+    os.mkdir(NO_DIRECTORY, 0o555)
+    os.close(os.open(NO_FILE, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o444))
+    for path in (NO_DIRECTORY, NO_FILE):
+        syscalls.mount(path, path, None, MS_BIND)
+        syscalls.mount(None, path, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
+
+
 def _mount_view(index: int, view: base.Layered, layers: tuple[int, ...]) -> None:
     target = ROOT + view.target
     if os.path.realpath(target) != target:
@@ -143,7 +156,7 @@ def _mount_view(index: int, view: base.Layered, layers: tuple[int, ...]) -> None
         base.attach(f"/{view.lowers[-1]}", target)
         for path, cover in view.covers:
             if os.path.lexists(f"{target}/{path}"):
-                syscalls.mount(f"/{cover}", f"{target}/{path}", None, MS_BIND)
+                syscalls.mount(cover, f"{target}/{path}", None, MS_BIND)
         return
     if view.file:
         _mount_file(f"/{view.lowers[-1]}", f"{SCRATCH}/w{index}/file", target, writable=view.mode == "cow")
@@ -204,10 +217,8 @@ def _mount_proc(options: Options) -> None:
             syscalls.mount(None, path, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
     for name in MASKED:
         path = f"{proc}/{name}"
-        if os.path.isdir(path):
-            syscalls.mount("/e", path, None, MS_BIND)
-        elif os.path.exists(path):
-            syscalls.mount("/d/null", path, None, MS_BIND)
+        if os.path.exists(path):
+            syscalls.mount(NO_DIRECTORY if os.path.isdir(path) else NO_FILE, path, None, MS_BIND)
 
 
 def _mount_dev() -> None:

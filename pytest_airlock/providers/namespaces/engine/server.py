@@ -68,7 +68,7 @@ class Server:
     def __init__(self, sock: _socket.socket, owner: int, found: stage.Stage) -> None:
         self.sock, self.owner, self.stage = sock, owner, found
         self.myself = os.pidfd_open(os.getpid())
-        self.bases: list[base.Base] = []
+        self.bases: dict[int, base.Base] = {}
         self.sandboxes: dict[int, Sandbox] = {}
         self.free: list[Slot] = [found.probe]
         self.count = 0
@@ -81,8 +81,18 @@ class Server:
     def op_base(self, request: dict[str, Any]) -> int:
         world = World.from_json(request["world"].encode())
         self.count += 1
-        self.bases.append(base.Base(self.count, world, self.stage.identity, self.stage.probe, idmap=self.stage.idmap))
-        return len(self.bases) - 1
+        self.bases[self.count] = base.Base(
+            self.count, world, self.stage.identity, self.stage.probe, idmap=self.stage.idmap
+        )
+        return self.count
+
+    def op_rebase(self, request: dict[str, Any]) -> None:
+        """From its next life on a sandbox stands on another base."""
+        self.sandboxes[request["id"]].image = self.bases[request["base"]]
+
+    def op_forget(self, request: dict[str, Any]) -> None:
+        """Nothing stands on this base any more."""
+        self.bases.pop(request["base"]).close()
 
     def op_create(self, request: dict[str, Any]) -> int:
         image = self.bases[request["base"]]

@@ -1,6 +1,6 @@
 """The fork server's own world: name spaces, a private root, device nodes, and what this kernel can do.
 
-/host   the machine's root       /b  base images      /l  layers of snapshots     /d  device nodes   /e  nothing
+/host   the machine's root       /b  base images      /l  layers of snapshots     /d  device nodes
 /r /s   mount points of children /x  for trying out
 """
 
@@ -56,13 +56,12 @@ def prepare() -> Stage:
     place = next(path for path in ("/tmp", "/mnt", "/run") if os.path.isdir(path))
     syscalls.mount("tmpfs", place, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
     os.chdir(place)
-    for name in ("host", "b", "d", "e", "l", "p", "proc", "r", "s", "x"):
+    for name in ("host", "b", "d", "l", "p", "proc", "r", "s", "x"):
         os.mkdir(name)
     syscalls.pivot_root(".", "host")
     os.chdir("/")
     syscalls.mount("/host/proc", "/proc", None, MS_BIND | MS_REC)
     _make_devices()
-    syscalls.mount("tmpfs", "/e", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=555")
     means = cgroups.probe(prefix="/host")
     cgroups.sweep(prefix="/host")
     probe = identity.open_slot(0, who)

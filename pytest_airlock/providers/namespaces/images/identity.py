@@ -8,7 +8,7 @@ from hashlib import blake2b
 
 from pytest_airlock.providers.namespaces.engine.world import View
 
-__all__ = ["Known", "directories_identity", "image_identity"]
+__all__ = ["Known", "directories_identity", "file_stamp", "image_identity"]
 
 #: What a package manager changes whenever it changes anything.
 _PACKAGE_STAMPS = (
@@ -40,11 +40,11 @@ def image_identity(view: View, *, root: str = "", known: Known | None = None) ->
     """
     digest = blake2b(digest_size=16)
     known = {} if known is None else known
-    stamps = [stamp for path in _PACKAGE_STAMPS if (stamp := _stamp(root + path))]
+    stamps = [stamp for path in _PACKAGE_STAMPS if (stamp := file_stamp(root + path))]
     packaged = view.system and stamps and (view.target in _PACKAGED or view.target.startswith("/lib"))
     starts = [view.source]
     if packaged:
-        digest.update("\n".join([_stamp(view.source), *stamps]).encode())
+        digest.update("\n".join([file_stamp(view.source), *stamps]).encode())
         starts = [f"{view.source}/{name}" for name in _PACKAGED.get(view.target, ())]
     for start in starts:
         _add_directories(start, digest, known)
@@ -62,7 +62,7 @@ def _add_directories(top: str, digest: blake2b, known: Known) -> None:
     stack = [top]
     while stack:
         path = stack.pop()
-        stamp = _stamp(path)
+        stamp = file_stamp(path)
         digest.update(f"{path}\0{stamp}\n".encode("utf-8", "surrogateescape"))
         before = known.get(path)
         if before is None or before[0] != stamp:
@@ -71,7 +71,7 @@ def _add_directories(top: str, digest: blake2b, known: Known) -> None:
         stack.extend(f"{path}/{name}" for name in before[1])
 
 
-def _stamp(path: str) -> str:
+def file_stamp(path: str) -> str:
     """inode, mode, size and times of what is there now; empty if nothing is."""
     try:
         info = os.stat(path, follow_symlinks=False)

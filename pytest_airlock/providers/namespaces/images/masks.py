@@ -60,6 +60,7 @@ class Masks(NamedTuple):
     hidden: tuple[str, ...] = ()
     replaced: tuple[tuple[str, str], ...] = ()
     unseen: tuple[str, ...] = ()
+    judged: tuple[str, ...] = ()
 
 
 def scan(
@@ -80,7 +81,9 @@ def scan(
     """
     walk = _Walk(top, frozenset(skip), frozenset(expose), modes, max_entries, max_depth)
     walk.run(start)
-    return Masks(tuple(sorted(walk.hidden)), tuple(sorted(walk.replaced)), tuple(sorted(walk.unseen)))
+    return Masks(
+        tuple(sorted(walk.hidden)), tuple(sorted(walk.replaced)), tuple(sorted(walk.unseen)), tuple(walk.judged)
+    )
 
 
 @dataclass
@@ -94,6 +97,7 @@ class _Walk:
     hidden: list[str] = field(default_factory=list)
     replaced: list[tuple[str, str]] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
+    judged: list[str] = field(default_factory=list)
     count: int = 0
 
     def run(self, start: str) -> None:
@@ -182,14 +186,14 @@ class _Walk:
     def _hide_if(self, relative: str, secret: Callable[[bytes], bool]) -> None:
         if self._exposed(relative):
             return
-        data = _read(f"{self.top}/{relative}")
+        data = self._content(relative)
         if data is _UNREADABLE or (data is not None and secret(data)):
             self._hide(relative)
 
     def _replace(self, relative: str, clean: Callable[[bytes], bytes | None]) -> None:
         if self._exposed(relative):
             return
-        data = _read(f"{self.top}/{relative}")
+        data = self._content(relative)
         if data is None:
             return
         if data is _UNREADABLE:
@@ -198,6 +202,11 @@ class _Walk:
         text = clean(data)
         if text is not None and text != data:
             self.replaced.append((relative, text.decode("latin-1")))
+
+    def _content(self, relative: str) -> bytes | None:
+        path = f"{self.top}/{relative}"
+        self.judged.append(path)
+        return _read(path)
 
     def _unseen(self, relative: str) -> None:
         before = len(self.hidden)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .hostview import HostView
-from .identity import Known, directories_identity
+from .identity import Known, directories_identity, file_stamp
 from .masks import Masks, scan
 from .tree import Tree
 
@@ -15,13 +15,13 @@ __all__ = ["Memory"]
 
 class Memory:
     """Keeps the host's tree and the masks of views. A stable view (part of the image) is looked at once per process; a
-    mount again as soon as one of its directories has changed, which costs a stat of each.
+    mount again as soon as one of its directories, or a file judged by its content, has changed: a stat of each.
     """
 
     def __init__(self) -> None:
         self.known: Known = {}
         self._trees: dict[HostView, Tree] = {}
-        self._masks: dict[Any, tuple[str, Masks]] = {}
+        self._masks: dict[Any, tuple[str, list[str], Masks]] = {}
 
     def tree(self, host: HostView, make: Callable[[], Tree]) -> Tree:
         """A copy of the tree that `make()` made for this host."""
@@ -43,7 +43,8 @@ class Memory:
         stamp = "" if stable else directories_identity(top, self.known)
         key = (top, start, skip, expose, modes)
         before = self._masks.get(key)
-        if before is None or before[0] != stamp:
-            before = (stamp, scan(top, start=start, skip=skip, expose=expose, modes=modes))
+        if before is None or before[0] != stamp or not (stable or before[1] == [*map(file_stamp, before[2].judged)]):
+            found = scan(top, start=start, skip=skip, expose=expose, modes=modes)
+            before = (stamp, [file_stamp(path) for path in found.judged], found)
             self._masks[key] = before
-        return before[1]
+        return before[2]
