@@ -17,7 +17,8 @@ from pytest_airlock.providers.namespaces.engine import protocol
 
 __all__ = ["Engine", "StepFailed"]
 
-_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from engine.server import main; main(int(sys.argv[2]))"
+# Where the engine lies is told by the working directory: the command line can be read inside, as PID 1's.
+_BOOT = "import os, sys; sys.path.insert(0, os.getcwd()); from engine.server import main; main(int(sys.argv[1]))"
 #: Seconds until a fork server that does not answer counts as stuck.
 _PATIENCE = 120.0
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -43,13 +44,12 @@ class Engine:
         self._lock = threading.Lock()
         self._log = os.memfd_create("airlock-log", os.MFD_CLOEXEC)
         near, far = protocol.channel()
-        home = str(Path(__file__).parent)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _BOOT, home, str(far.fileno())],
+                [sys.executable, "-I", "-S", "-c", _BOOT, str(far.fileno())],
                 pass_fds=(far.fileno(),),
                 env={},
-                cwd="/",
+                cwd=Path(__file__).parent,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._log,

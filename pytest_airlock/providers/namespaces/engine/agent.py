@@ -211,6 +211,8 @@ class _Credentials:
             os.setgroups([self.gid])
             os.setresgid(self.gid, self.gid, self.gid)
             os.setresuid(self.uid, self.uid, self.uid)
+            # A host may have set fs.suid_dumpable, which counts at every change of ids (proc_sys_fs(5)).
+            syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
     def __exit__(self, *_: object) -> None:
         if self.uid != self.agent.own:

@@ -80,6 +80,8 @@ class Base:
             else:
                 self.layers[name] = self._mask(index, view)
             self._bind(view.source, name, probe, above=name, own=view.mode != "rw")
+            if f"t/o{name}" in self.layers[name]:
+                self._copies(view, f"{self.home}/t/o{name}")
 
     def _make(self, entry: Entry) -> None:
         path = f"{self.home}/t/k{entry.path}"
@@ -210,6 +212,20 @@ class Base:
             os.mkdir(target + path, mode)
             self._own(target + path, 0)
 
+    def _copies(self, view: View, skeleton: str) -> None:
+        """Own copies of files that are edited in place; one that may not be read is made empty, as a lock file is."""
+        for relative in view.owned:
+            source, target = f"{HOST}{view.source}/{relative}", f"{skeleton}/{relative}"
+            try:
+                info = os.stat(source, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            mode = stat.S_IMODE(info.st_mode) & 0o777
+            if not _copy(source, target, mode):
+                _write(target, b"", mode)
+            os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns))
+            self._own(target, 0)
+
     def views(self, slot: Slot) -> Iterator[Layered]:
         """What to mount for a sandbox of this slot, `/` first."""
         if self.shifted:
@@ -247,6 +263,12 @@ class Base:
     def close(self) -> None:
         """Unmount everything; sandboxes that still run keep their own clones."""
         syscalls.umount(self.home)
+        # The mount points below remain, as empty directories and files.
+        for path, directories, files in os.walk(self.home, topdown=False):
+            for name in files:
+                os.unlink(f"{path}/{name}")
+            for name in directories:
+                os.rmdir(f"{path}/{name}")
         os.rmdir(self.home)
 
 

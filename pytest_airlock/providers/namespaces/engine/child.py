@@ -40,6 +40,9 @@ MASKED = (
 READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 
 # CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE SYS_CHROOT, see capabilities(7)
+# SETFCAP: since Linux 5.12 mapping id 0 into a nested user name space needs it (user_namespaces(7)).
+_SETFCAP = 1 << 31
+_NESTABLE = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 KEPT_CAPABILITIES = sum(1 << number for number in (0, 1, 3, 4, 5, 6, 7, 8, 10, 18))
 
 
@@ -200,8 +203,9 @@ def _like(lower: str, upper: str) -> None:
 def _mount_proc(options: Options) -> None:
     proc = f"{ROOT}/proc"
     syscalls.mount("proc", proc, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    if not options.nested:
-        write_proc(f"{proc}/sys/user/max_user_namespaces", b"0", "sysctl")
+    # Name spaces count against the host's user, whatever their depth.
+    for kind in _NESTABLE if options.nested else ("user",):
+        write_proc(f"{proc}/sys/user/max_{kind}_namespaces", b"64" if options.nested else b"0", "sysctl")
     # Watches count against the host's user as well: one sandbox must not use up what its neighbours live on.
     for name, most in (("instances", b"32"), ("watches", b"8192")):
         write_proc(f"{proc}/sys/user/max_inotify_{name}", most, "sysctl")
@@ -252,10 +256,11 @@ def _lock_down(options: Options) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.affinity])
     os.umask(0o022)
     syscalls.join_session_keyring()
-    syscalls.drop_bounding(KEPT_CAPABILITIES, options.last_capability)
+    kept = KEPT_CAPABILITIES | (_SETFCAP if options.nested else 0)
+    syscalls.drop_bounding(kept, options.last_capability)
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
-    syscalls.capset(KEPT_CAPABILITIES, KEPT_CAPABILITIES)
+    syscalls.capset(kept, kept)
     # Cleared by every change of credentials, so set again.
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)

@@ -30,7 +30,7 @@ class View(NamedTuple):
 
     `hidden` are paths below source (relative) that must not be seen; `replaced` are (relative path, content).
     `system` marks parts of the image (as opposed to mounts): they count in diff and get a skeleton of own directories
-    where the image belongs to a foreign uid.
+    where the image belongs to a foreign uid. `owned` are files (relative) of which that skeleton has copies.
     """
 
     source: str
@@ -39,6 +39,7 @@ class View(NamedTuple):
     hidden: tuple[str, ...] = ()
     replaced: tuple[tuple[str, str], ...] = ()
     system: bool = True
+    owned: tuple[str, ...] = ()
 
 
 class World(NamedTuple):
@@ -58,5 +59,6 @@ class World(NamedTuple):
 
 
 def _view(item: list[Any]) -> View:
-    source, target, mode, hidden, replaced, system = item
-    return View(source, target, mode, tuple(hidden), tuple((path, text) for path, text in replaced), system)
+    source, target, mode, hidden, replaced, system, owned = item
+    texts = tuple((path, text) for path, text in replaced)
+    return View(source, target, mode, tuple(hidden), texts, system, tuple(owned))

@@ -19,6 +19,14 @@ __all__ = ["Layout"]
 
 #: Where the kernel's own file systems are mounted: a mount there would stand in their place.
 _KERNEL = ("/proc", "/sys", "/dev")
+#: Files of the image that its package manager locks, links or edits in place: only an owner may.
+_EDITED = {
+    "/var/lib/dpkg": (
+        *("lock", "lock-frontend", "status", "available", "diversions", "statoverride"),
+        *("triggers/Lock", "triggers/File", "triggers/Unincorp"),
+    ),
+    "/var/lib/apt": ("lists/lock", "extended_states"),
+}
 
 
 class _Place(NamedTuple):
@@ -161,7 +169,8 @@ class Layout:
         place = self.places[target]
         whole = any(is_below(target, path) for path in exposed)
         masks = Masks() if whole or not os.path.isdir(place.source) else self._masks(target, order, exposed)
-        return View(place.source, target, place.mode, masks.hidden, masks.replaced, place.system)
+        owned = _EDITED.get(target, ()) if place.system else ()
+        return View(place.source, target, place.mode, masks.hidden, masks.replaced, place.system, owned)
 
     def _masks(self, target: str, order: list[str], exposed: tuple[str, ...]) -> Masks:
         place = self.places[target]
