@@ -75,7 +75,7 @@ def _row(info: SandboxInfo) -> tuple[str, ...]:
 
 
 def _export(info: SandboxInfo) -> str:
-    from pytest_airlock.orchestrator.resources import format_size
+    from pytest_airlock.orchestrator.policy.resources import format_size
 
     export = info.export
     if export is None:

@@ -1,8 +1,8 @@
 """What makes, resets and removes sandboxes, for any provider.
 
-manager.py (SandboxManager) with creation, preparation, destruction, keeping, exporting, probing, handout · pool.py, session.py (tests) ·
-store.py with lease, locks, state_files, process_identity · orphans.py · providers.py · waiting.py · states.py ·
-planning.py with profiles, mounts, detection, provision, names, merge · resources.py · contracts.py · assembly.py
+manager.py (SandboxManager) with creation, preparation, destruction, probing, handout, keeping, exporting ·
+pool.py, session.py (tests) · waiting.py, states.py, orphans.py, providers.py · contracts.py, assembly.py (how it is put together)
+policy/ (what may be made, and of what) · storage/ (records and leases, across processes)
 """
 
 from __future__ import annotations

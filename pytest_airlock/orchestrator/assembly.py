@@ -55,10 +55,10 @@ class Setup:
 
     def planner(self) -> Callable[[SandboxSpec, str], Plan]:
         """`planner(spec, name)` answers the open questions of a spec."""
-        from pytest_airlock.orchestrator.detection import RuntimeDetector
-        from pytest_airlock.orchestrator.mounts import HostMountRules
-        from pytest_airlock.orchestrator.planning import plan
-        from pytest_airlock.orchestrator.profiles import DEFAULT_PROFILE, ProfileRegistry
+        from pytest_airlock.orchestrator.policy.detection import RuntimeDetector
+        from pytest_airlock.orchestrator.policy.mounts import HostMountRules
+        from pytest_airlock.orchestrator.policy.planning import plan
+        from pytest_airlock.orchestrator.policy.profiles import DEFAULT_PROFILE, ProfileRegistry
 
         prepared = partial(
             plan,
@@ -75,12 +75,12 @@ class Setup:
 
     def manager(self) -> SandboxManager:
         from pytest_airlock.orchestrator.clock import SystemClock
-        from pytest_airlock.orchestrator.mounts import MountRegistry
-        from pytest_airlock.orchestrator.names import generated_name
-        from pytest_airlock.orchestrator.process_identity import current_owner
+        from pytest_airlock.orchestrator.policy.mounts import MountRegistry
+        from pytest_airlock.orchestrator.policy.names import generated_name
+        from pytest_airlock.orchestrator.policy.resources import HostResources
         from pytest_airlock.orchestrator.providers import ProviderRegistry
-        from pytest_airlock.orchestrator.resources import HostResources
-        from pytest_airlock.orchestrator.store import FileStore
+        from pytest_airlock.orchestrator.storage.process_identity import current_owner
+        from pytest_airlock.orchestrator.storage.store import FileStore
 
         planner, numbers = self.planner(), itertools.count(1)
 
@@ -103,7 +103,7 @@ class Setup:
         )
 
     def _state_dir(self) -> Path:
-        from pytest_airlock.orchestrator.state_files import default_state_dir
+        from pytest_airlock.orchestrator.storage.state_files import default_state_dir
 
         return default_state_dir() if self.state_dir is None else self.state_dir
 

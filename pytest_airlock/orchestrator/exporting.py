@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pytest_airlock.errors import ProviderError, UnsupportedFeature
 from pytest_airlock.models import Export
-from pytest_airlock.orchestrator.state_files import ensure_private_dir, remove_tree, store_errors, write_file
+from pytest_airlock.orchestrator.storage.state_files import ensure_private_dir, remove_tree, store_errors, write_file
 from pytest_airlock.orchestrator.undo import Undo
 from pytest_airlock.providers.base import Change, Diffs, Handle, Provider, TreeEntry
 from pytest_airlock.sandbox.copying import Copied, Landing

@@ -10,8 +10,8 @@ from pytest_airlock.errors import HeldElsewhere, InvalidTransition, SandboxNotFo
 from pytest_airlock.models import Owner, SandboxRecord, State
 from pytest_airlock.orchestrator.contracts import Plan, Store
 from pytest_airlock.orchestrator.live import LiveSandbox
-from pytest_airlock.orchestrator.process_identity import describe
 from pytest_airlock.orchestrator.states import TRANSITIONS, check_transition
+from pytest_airlock.orchestrator.storage.process_identity import describe
 from pytest_airlock.orchestrator.undo import Undo
 
 __all__ = ["Holdings"]

@@ -18,7 +18,7 @@ from pytest_airlock.errors import AirlockError, AlreadyExists, SnapshotNotFound
 from pytest_airlock.models import SandboxSpec
 from pytest_airlock.orchestrator.assembly import Setup
 from pytest_airlock.orchestrator.contracts import Plan
-from pytest_airlock.orchestrator.names import generated_name, marker_name
+from pytest_airlock.orchestrator.policy.names import generated_name, marker_name
 from pytest_airlock.orchestrator.pool import Pool
 from pytest_airlock.orchestrator.undo import add_note
 
@@ -226,7 +226,7 @@ def create_sandbox(**spec: object) -> Iterator[Sandbox]:
     The project is the current directory, if it is one. What there is to say goes to the logger `pytest_airlock`. Raises
     InvalidSpec and whatever making a sandbox raises.
     """
-    from pytest_airlock.orchestrator.merge import validate_spec
+    from pytest_airlock.orchestrator.policy.merge import validate_spec
 
     checked = validate_spec(spec, where="create_sandbox")
     session = AirlockSession(Setup(project_root=Path.cwd(), say=logging.getLogger("pytest_airlock").warning))

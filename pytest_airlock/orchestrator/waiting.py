@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pytest_airlock.errors import InsufficientResources
 from pytest_airlock.models import Owner, SandboxRecord, State
 from pytest_airlock.orchestrator.contracts import Clock, Lease, Need, ResourceChecker, Store
-from pytest_airlock.orchestrator.store import MACHINE
+from pytest_airlock.orchestrator.storage.store import MACHINE
 from pytest_airlock.orchestrator.undo import add_note
 
 __all__ = ["DEFAULT_WAIT", "Reservations"]

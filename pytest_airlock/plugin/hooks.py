@@ -9,8 +9,8 @@ import pytest
 
 if TYPE_CHECKING:
     from pytest_airlock.errors import AirlockError
-    from pytest_airlock.orchestrator.detection import RuntimeDetector
-    from pytest_airlock.orchestrator.profiles import ProfileRegistry
+    from pytest_airlock.orchestrator.policy.detection import RuntimeDetector
+    from pytest_airlock.orchestrator.policy.profiles import ProfileRegistry
     from pytest_airlock.orchestrator.providers import ProviderRegistry
     from pytest_airlock.sandbox import Sandbox
 

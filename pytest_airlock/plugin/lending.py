@@ -28,7 +28,7 @@ def resolve(run: Run, item: pytest.Item | None, fixture: _Words, own: _Words | N
     Raises InvalidSpec and its kinds, saying which layer is at fault.
     """
     from pytest_airlock.errors import InvalidSpec
-    from pytest_airlock.orchestrator.merge import validate_spec
+    from pytest_airlock.orchestrator.policy.merge import validate_spec
 
     layers: list[_Words] = []
     if own is not None:
@@ -129,7 +129,7 @@ def _skipping(run: Run) -> Iterator[None]:
 
 
 def _merge(run: Run, layers: Sequence[_Words]) -> dict[str, object]:
-    from pytest_airlock.orchestrator.merge import merge_layers
+    from pytest_airlock.orchestrator.policy.merge import merge_layers
 
     return merge_layers(layers, profiles=run.profiles, default_profile=run.default_profile)
 
@@ -137,7 +137,7 @@ def _merge(run: Run, layers: Sequence[_Words]) -> dict[str, object]:
 def _checked(run: Run, words: object, where: str) -> _Words:
     """`words` if they are good by themselves, so that an error names who said them."""
     from pytest_airlock.errors import InvalidSpec
-    from pytest_airlock.orchestrator.merge import validate_spec
+    from pytest_airlock.orchestrator.policy.merge import validate_spec
 
     if not isinstance(words, Mapping):
         raise InvalidSpec(where, words, "it is not a mapping of words to values", hint='for example {"cpu": 2}')

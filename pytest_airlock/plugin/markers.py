@@ -44,7 +44,7 @@ def marker_faults(items: Iterable[pytest.Item], run: Run) -> Iterator[str]:
 
 
 def _faults(mark: pytest.Mark, where: str, run: Run) -> Iterator[str]:
-    from pytest_airlock.orchestrator.merge import faults
+    from pytest_airlock.orchestrator.policy.merge import faults
 
     if mark.args:
         given = ", ".join(map(repr, mark.args))[:200]

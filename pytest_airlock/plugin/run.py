@@ -16,8 +16,8 @@ from pytest_airlock.plugin.settings import Settings
 
 if TYPE_CHECKING:
     from pytest_airlock.orchestrator.contracts import Insufficient
-    from pytest_airlock.orchestrator.detection import RuntimeDetector
-    from pytest_airlock.orchestrator.profiles import ProfileRegistry
+    from pytest_airlock.orchestrator.policy.detection import RuntimeDetector
+    from pytest_airlock.orchestrator.policy.profiles import ProfileRegistry
     from pytest_airlock.orchestrator.providers import ProviderRegistry
     from pytest_airlock.orchestrator.session import AirlockSession
     from pytest_airlock.plugin.events import Events, Outcomes
@@ -77,7 +77,7 @@ class Run:
     @cached_property
     def profiles(self) -> ProfileRegistry:
         """The built-in profiles, those of hooks and those of the configuration file. Raises ConfigError, InvalidSpec."""
-        from pytest_airlock.orchestrator.profiles import ProfileRegistry
+        from pytest_airlock.orchestrator.policy.profiles import ProfileRegistry
 
         registry = ProfileRegistry()
         self.config.hook.pytest_airlock_register_profiles(profiles=registry)
@@ -95,7 +95,7 @@ class Run:
 
     @cached_property
     def detectors(self) -> RuntimeDetector:
-        from pytest_airlock.orchestrator.detection import RuntimeDetector
+        from pytest_airlock.orchestrator.policy.detection import RuntimeDetector
 
         detectors = RuntimeDetector()
         self.config.hook.pytest_airlock_register_detectors(detectors=detectors)
@@ -113,7 +113,7 @@ class Run:
     @cached_property
     def default_profile(self) -> str:
         """The built-in one, or the cap if that is stricter: nobody chose it, so it is no fault that it exceeds the cap."""
-        from pytest_airlock.orchestrator.profiles import DEFAULT_PROFILE
+        from pytest_airlock.orchestrator.policy.profiles import DEFAULT_PROFILE
 
         cap = self.settings.get("max_profile")
         return cap if cap is not None and self.exceeds_cap(DEFAULT_PROFILE) else DEFAULT_PROFILE
@@ -143,7 +143,7 @@ class Run:
 
     def _setting_faults(self) -> Iterator[str]:
         from pytest_airlock.errors import ConfigError, UnknownName
-        from pytest_airlock.orchestrator.merge import nearest_word
+        from pytest_airlock.orchestrator.policy.merge import nearest_word
 
         for word, kind in (("max_profile", "profile"), ("profile", "profile"), ("provider", "provider")):
             value, origin, key = self.settings.find(word)

@@ -51,7 +51,7 @@ def test_detectors(project: pytest.Pytester) -> None:
         project,
         """
 from pytest_airlock.models import RuntimeGuess
-from pytest_airlock.orchestrator.detection import SmallDetector
+from pytest_airlock.orchestrator.policy.detection import SmallDetector
 
 def pytest_airlock_register_detectors(detectors):
     guess = RuntimeGuess(runtime="basic", confidence=1.0, run=("basic",))

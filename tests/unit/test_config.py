@@ -8,7 +8,7 @@ import pytest
 
 from pytest_airlock.config import find_config, load_config, nearest
 from pytest_airlock.errors import ConfigError
-from pytest_airlock.orchestrator.profiles import ProfileRegistry
+from pytest_airlock.orchestrator.policy.profiles import ProfileRegistry
 
 YAML = """\
 profile: strict

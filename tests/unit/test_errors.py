@@ -111,9 +111,7 @@ def test_builtin_parents(error, parents):
 
 def test_a_failed_command_shows_what_it_wrote():
     error = errors.CommandFailed(3, ["x"], b"went \xff well\n", "x\x1b[2Jbroke\n", None)
-    assert str(error) == (
-        "command ['x'] returned 3\n--- stdout ---\nwent \\xff well\n--- stderr ---\nx\\x1b[2Jbroke"
-    )
+    assert str(error) == ("command ['x'] returned 3\n--- stdout ---\nwent \\xff well\n--- stderr ---\nx\\x1b[2Jbroke")
     assert str(errors.CommandTimeout(["x"], 1, None, None)) == "command ['x'] timed out after 1 seconds"
 
 

@@ -11,8 +11,8 @@ from pytest_airlock import cli
 from pytest_airlock.errors import ProviderError
 from pytest_airlock.models import Owner, SandboxRecord, SandboxSpec, State
 from pytest_airlock.orchestrator import providers as providers_module
-from pytest_airlock.orchestrator.process_identity import current_owner
-from pytest_airlock.orchestrator.store import FileStore
+from pytest_airlock.orchestrator.storage.process_identity import current_owner
+from pytest_airlock.orchestrator.storage.store import FileStore
 from pytest_airlock.providers.base import Handle
 from pytest_airlock.testing import FakeProvider
 

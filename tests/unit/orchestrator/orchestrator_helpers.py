@@ -15,10 +15,10 @@ from pytest_airlock.errors import InsufficientResources
 from pytest_airlock.models import Network, Owner, Profile, SandboxRecord, SandboxSpec, State
 from pytest_airlock.orchestrator.contracts import Need, Plan
 from pytest_airlock.orchestrator.manager import SandboxManager
-from pytest_airlock.orchestrator.mounts import MountRegistry
-from pytest_airlock.orchestrator.process_identity import current_owner
+from pytest_airlock.orchestrator.policy.mounts import MountRegistry
 from pytest_airlock.orchestrator.providers import ProviderRegistry
-from pytest_airlock.orchestrator.store import FileStore
+from pytest_airlock.orchestrator.storage.process_identity import current_owner
+from pytest_airlock.orchestrator.storage.store import FileStore
 from pytest_airlock.providers.base import Provider, ProviderSpec
 from pytest_airlock.testing import FakeClock
 

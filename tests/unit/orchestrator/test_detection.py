@@ -11,7 +11,14 @@ import pytest
 from pytest_airlock.errors import InvalidSpec, UnknownName
 from pytest_airlock.models import RuntimeGuess
 from pytest_airlock.orchestrator.contracts import Detector
-from pytest_airlock.orchestrator.detection import MAX_BYTES, MAX_ENTRIES, UNKNOWN, RuntimeDetector, SmallDetector, Tree
+from pytest_airlock.orchestrator.policy.detection import (
+    MAX_BYTES,
+    MAX_ENTRIES,
+    UNKNOWN,
+    RuntimeDetector,
+    SmallDetector,
+    Tree,
+)
 
 PIP = ("python", "-m", "pip", "install")
 

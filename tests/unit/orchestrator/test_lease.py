@@ -10,10 +10,10 @@ import pytest
 from orchestrator_helpers import dead_owner, in_child, kill, living_child, make_record
 
 from pytest_airlock.errors import AlreadyExists, SandboxNotFound, StoreError
-from pytest_airlock.orchestrator import locks as locks_module
-from pytest_airlock.orchestrator.locks import NameLocks
-from pytest_airlock.orchestrator.process_identity import current_owner, start_time, verdict
-from pytest_airlock.orchestrator.store import FileStore
+from pytest_airlock.orchestrator.storage import locks as locks_module
+from pytest_airlock.orchestrator.storage.locks import NameLocks
+from pytest_airlock.orchestrator.storage.process_identity import current_owner, start_time, verdict
+from pytest_airlock.orchestrator.storage.store import FileStore
 
 
 @pytest.fixture

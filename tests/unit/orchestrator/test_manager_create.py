@@ -19,7 +19,7 @@ from pytest_airlock.errors import (
 )
 from pytest_airlock.models import Network, SandboxSpec, State
 from pytest_airlock.orchestrator.contracts import Manager
-from pytest_airlock.orchestrator.store import FileStore
+from pytest_airlock.orchestrator.storage.store import FileStore
 from pytest_airlock.providers.base import Command, NetworkRule, ResolvedMount
 from pytest_airlock.testing import FakeProvider
 

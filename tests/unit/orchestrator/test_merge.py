@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pytest_airlock.errors import InvalidName, InvalidSpec, ProvisionForbidden, UnknownName
 from pytest_airlock.models import DEFAULT_DISK, DEFAULT_TIMEOUT, Mount, Network, SandboxSpec
-from pytest_airlock.orchestrator.merge import faults, merge_layers, nearest_word, validate_spec
-from pytest_airlock.orchestrator.profiles import ProfileRegistry
+from pytest_airlock.orchestrator.policy.merge import faults, merge_layers, nearest_word, validate_spec
+from pytest_airlock.orchestrator.policy.profiles import ProfileRegistry
 
 scalars = st.sampled_from(["cpu", "memory", "disk", "timeout", "image", "user", "runtime", "profile", "name", "source"])
 layers = st.dictionaries(scalars, st.one_of(st.none(), st.just(False), st.just(0), st.just(""), st.integers(1, 9)))

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pytest_airlock.errors import MountForbidden, ProfileForbids
 from pytest_airlock.models import Mount
 from pytest_airlock.orchestrator.contracts import MountRules
-from pytest_airlock.orchestrator.mounts import HostMountRules, MountRegistry, check_target
-from pytest_airlock.orchestrator.profiles import BUILT_IN
-from pytest_airlock.orchestrator.sensitive import HOME_SECRETS
+from pytest_airlock.orchestrator.policy.mounts import HostMountRules, MountRegistry, check_target
+from pytest_airlock.orchestrator.policy.profiles import BUILT_IN
+from pytest_airlock.orchestrator.policy.sensitive import HOME_SECRETS
 from pytest_airlock.providers.base import ResolvedMount
 
 DEV, CAUTIOUS, STRICT = BUILT_IN["dev"], BUILT_IN["cautious"], BUILT_IN["strict"]

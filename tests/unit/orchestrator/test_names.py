@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_airlock.errors import InvalidName
-from pytest_airlock.orchestrator.names import MAX_NAME, check_name, generated_name, marker_name
+from pytest_airlock.orchestrator.policy.names import MAX_NAME, check_name, generated_name, marker_name
 
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z", re.ASCII)
 labels = st.from_regex(LABEL, fullmatch=True).filter(lambda name: len(name) <= MAX_NAME)

@@ -19,10 +19,10 @@ from pytest_airlock.errors import (
 )
 from pytest_airlock.models import DEFAULT_DISK, DEFAULT_TIMEOUT, Network, SandboxSpec
 from pytest_airlock.orchestrator.contracts import Need
-from pytest_airlock.orchestrator.detection import RuntimeDetector
-from pytest_airlock.orchestrator.mounts import HostMountRules
-from pytest_airlock.orchestrator.planning import is_project, plan
-from pytest_airlock.orchestrator.profiles import ProfileRegistry
+from pytest_airlock.orchestrator.policy.detection import RuntimeDetector
+from pytest_airlock.orchestrator.policy.mounts import HostMountRules
+from pytest_airlock.orchestrator.policy.planning import is_project, plan
+from pytest_airlock.orchestrator.policy.profiles import ProfileRegistry
 from pytest_airlock.providers.base import FEATURES, ResolvedMount
 
 ISOLATION = {"network_locked", "syscall_filter", "private_proc"}

@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from pytest_airlock.orchestrator import process_identity
-from pytest_airlock.orchestrator.process_identity import current_owner, describe, verdict
+from pytest_airlock.orchestrator.storage import process_identity
+from pytest_airlock.orchestrator.storage.process_identity import current_owner, describe, verdict
 
 
 @pytest.mark.parametrize(

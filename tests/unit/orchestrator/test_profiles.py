@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from pytest_airlock.errors import InvalidSpec, UnknownName
 from pytest_airlock.models import Profile
 from pytest_airlock.orchestrator.contracts import Profiles
-from pytest_airlock.orchestrator.profiles import BUILT_IN, DEFAULT_PROFILE, ProfileRegistry, default_mount_mode, rank_of
+from pytest_airlock.orchestrator.policy.profiles import (
+    BUILT_IN,
+    DEFAULT_PROFILE,
+    ProfileRegistry,
+    default_mount_mode,
+    rank_of,
+)
 
 TABLE = {
     #           project   mounts                 network   allowed                                provision user       nested outlive

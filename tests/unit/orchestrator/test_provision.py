@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_airlock.errors import InvalidSpec, ProvisionForbidden
-from pytest_airlock.orchestrator.provision import MAX_CHARACTERS, MAX_COMMANDS, layer_key, resolve_commands
+from pytest_airlock.orchestrator.policy.provision import MAX_CHARACTERS, MAX_COMMANDS, layer_key, resolve_commands
 
 ALLOWED = string.ascii_letters + string.digits + " \t\n_./:=~+@#,-"
 TELL = [

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_airlock.errors import InsufficientResources
 from pytest_airlock.orchestrator.contracts import Need, ResourceChecker
-from pytest_airlock.orchestrator.resources import HostResources, format_size
+from pytest_airlock.orchestrator.policy.resources import HostResources, format_size
 
 MIB, GIB = 1024**2, 1024**3
 V2 = "31 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"

@@ -10,9 +10,9 @@ from orchestrator_helpers import dead_owner, make_record
 
 from pytest_airlock.errors import AlreadyExists, CorruptRecord, InvalidName, SandboxNotFound, StoreError
 from pytest_airlock.models import Network, State
-from pytest_airlock.orchestrator import state_files
-from pytest_airlock.orchestrator.process_identity import current_owner
-from pytest_airlock.orchestrator.store import MACHINE, FileStore
+from pytest_airlock.orchestrator.storage import state_files
+from pytest_airlock.orchestrator.storage.process_identity import current_owner
+from pytest_airlock.orchestrator.storage.store import MACHINE, FileStore
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ import pytest
 from orchestrator_helpers import in_child, make_record
 
 from pytest_airlock.errors import AlreadyExists, SandboxNotFound
-from pytest_airlock.orchestrator import lease, locks, state_files
-from pytest_airlock.orchestrator import store as store_module
-from pytest_airlock.orchestrator.process_identity import current_owner
-from pytest_airlock.orchestrator.store import FileStore
+from pytest_airlock.orchestrator.storage import lease, locks, state_files
+from pytest_airlock.orchestrator.storage import store as store_module
+from pytest_airlock.orchestrator.storage.process_identity import current_owner
+from pytest_airlock.orchestrator.storage.store import FileStore
 
 TRACED = {module.__file__ for module in (lease, locks, state_files, store_module)}
 

@@ -15,8 +15,8 @@ from orchestrator_helpers import make_record
 
 from pytest_airlock.errors import AlreadyExists, SandboxNotFound
 from pytest_airlock.orchestrator.contracts import Lease
-from pytest_airlock.orchestrator.process_identity import current_owner
-from pytest_airlock.orchestrator.store import FileStore
+from pytest_airlock.orchestrator.storage.process_identity import current_owner
+from pytest_airlock.orchestrator.storage.store import FileStore
 
 NAMES = st.sampled_from(["a", "b-1"])
 

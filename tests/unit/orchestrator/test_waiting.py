@@ -8,8 +8,8 @@ from orchestrator_helpers import FakeResources, dead_owner, in_child, living_chi
 
 from pytest_airlock.errors import InsufficientResources, StoreError
 from pytest_airlock.models import SandboxSpec
-from pytest_airlock.orchestrator.process_identity import current_owner
-from pytest_airlock.orchestrator.store import MACHINE, FileStore
+from pytest_airlock.orchestrator.storage.process_identity import current_owner
+from pytest_airlock.orchestrator.storage.store import MACHINE, FileStore
 from pytest_airlock.testing import FakeClock, FakeProvider
 
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from pytest_airlock.models import Owner
-from pytest_airlock.orchestrator.process_identity import Verdict, verdict
-from pytest_airlock.orchestrator.state_files import NEW, read_file, remove_file, store_errors, write_file
+from pytest_airlock.orchestrator.storage.process_identity import Verdict, verdict
+from pytest_airlock.orchestrator.storage.state_files import NEW, read_file, remove_file, store_errors, write_file
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from pytest_airlock.errors import InvalidSpec, UnknownName
 from pytest_airlock.models import RuntimeGuess
-from pytest_airlock.orchestrator.merge import nearest_word
+from pytest_airlock.orchestrator.policy.merge import nearest_word
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -26,9 +26,9 @@ from pytest_airlock.models import (
     SandboxSpec,
 )
 from pytest_airlock.orchestrator.contracts import Detector, MountRules, Need, Plan, Profiles
-from pytest_airlock.orchestrator.merge import DEFAULT_PROFILE
-from pytest_airlock.orchestrator.names import MAX_NAME, check_name
-from pytest_airlock.orchestrator.provision import resolve_commands
+from pytest_airlock.orchestrator.policy.merge import DEFAULT_PROFILE
+from pytest_airlock.orchestrator.policy.names import MAX_NAME, check_name
+from pytest_airlock.orchestrator.policy.provision import resolve_commands
 from pytest_airlock.providers.base import ProviderSpec, ResolvedMount
 
 __all__ = ["is_project", "plan"]

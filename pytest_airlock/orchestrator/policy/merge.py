@@ -18,8 +18,8 @@ from pydantic import BaseModel, ValidationError
 from pytest_airlock.errors import InvalidSpec, UnknownName
 from pytest_airlock.models import Mount, Network, Profile, SandboxSpec
 from pytest_airlock.orchestrator.contracts import Profiles
-from pytest_airlock.orchestrator.names import check_name
-from pytest_airlock.orchestrator.provision import resolve_commands
+from pytest_airlock.orchestrator.policy.names import check_name
+from pytest_airlock.orchestrator.policy.provision import resolve_commands
 
 __all__ = ["DEFAULT_PROFILE", "explain", "faults", "merge_layers", "nearest_word", "validate_spec"]
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from pytest_airlock.errors import InvalidSpec, UnknownName
 from pytest_airlock.models import MountMode, Profile
-from pytest_airlock.orchestrator.merge import DEFAULT_PROFILE, explain, nearest_word
+from pytest_airlock.orchestrator.policy.merge import DEFAULT_PROFILE, explain, nearest_word
 
 __all__ = ["BUILT_IN", "DEFAULT_PROFILE", "ProfileRegistry", "default_mount_mode", "rank_of"]
 

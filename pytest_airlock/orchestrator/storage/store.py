@@ -24,11 +24,11 @@ from pytest_airlock.errors import AlreadyExists, CorruptRecord, InvalidName, San
 from pytest_airlock.models import Owner, SandboxRecord
 from pytest_airlock.orchestrator.clock import SystemClock
 from pytest_airlock.orchestrator.contracts import Clock, Lease
-from pytest_airlock.orchestrator.lease import LeaseFiles
-from pytest_airlock.orchestrator.locks import NameLocks
-from pytest_airlock.orchestrator.names import check_name
-from pytest_airlock.orchestrator.process_identity import describe, verdict
-from pytest_airlock.orchestrator.state_files import (
+from pytest_airlock.orchestrator.policy.names import check_name
+from pytest_airlock.orchestrator.storage.lease import LeaseFiles
+from pytest_airlock.orchestrator.storage.locks import NameLocks
+from pytest_airlock.orchestrator.storage.process_identity import describe, verdict
+from pytest_airlock.orchestrator.storage.state_files import (
     MAX_FILE,
     NEW,
     default_state_dir,

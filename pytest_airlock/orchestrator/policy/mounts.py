@@ -17,8 +17,14 @@ from typing import NamedTuple
 
 from pytest_airlock.errors import MountForbidden, ProfileForbids
 from pytest_airlock.models import Mount, MountMode, Profile
-from pytest_airlock.orchestrator.profiles import default_mount_mode
-from pytest_airlock.orchestrator.sensitive import HOME_PARENTS, HOME_SECRETS, SYSTEM, account_homes, runtime_paths
+from pytest_airlock.orchestrator.policy.profiles import default_mount_mode
+from pytest_airlock.orchestrator.policy.sensitive import (
+    HOME_PARENTS,
+    HOME_SECRETS,
+    SYSTEM,
+    account_homes,
+    runtime_paths,
+)
 from pytest_airlock.providers.base import ResolvedMount
 
 __all__ = ["HostMountRules", "MountRegistry", "check_target"]

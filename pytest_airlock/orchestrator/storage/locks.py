@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pytest_airlock.errors import StoreError
-from pytest_airlock.orchestrator.state_files import store_errors
+from pytest_airlock.orchestrator.storage.state_files import store_errors
 
 __all__ = ["NameLocks"]
 
