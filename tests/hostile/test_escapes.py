@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Box
+from attacker import Box
 
 #: Calls that no argument makes harmless enough where they are allowed, with the arguments that fail everywhere.
 REFUSED = {

@@ -30,10 +30,12 @@ def check_name(name: object, limit: int = MAX_NAME) -> str:
         raise InvalidName("name", name, f"it has {len(name)} characters, at most {limit} are allowed")
     if not _LABEL.fullmatch(name):
         nearest = _slug(name)[:limit].rstrip("-")
+        # What looks like a letter of a-z need not be one.
+        odd = next((f"; it has {char!a}" for char in name if not (char.isascii() and char.isprintable())), "")
         raise InvalidName(
             "name",
             name,
-            "a name is made of a-z, 0-9 and '-', and neither starts nor ends with '-'",
+            f"a name is made of a-z, 0-9 and '-', and neither starts nor ends with '-'{odd}",
             hint=f"for example {nearest!r}" if nearest else "",
         )
     return name

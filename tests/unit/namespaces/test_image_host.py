@@ -95,6 +95,13 @@ def test_programs_are_views_and_merged_directories_links(machine: Machine) -> No
     assert "/bin" not in views(world)
 
 
+def test_the_sandbox_owns_what_a_package_manager_edits_in_place(machine: Machine) -> None:
+    shown = views(machine.plan())
+    assert {"lock", "lock-frontend", "status"} <= set(shown["/var/lib/dpkg"].owned)
+    assert "lists/lock" in shown["/var/lib/apt"].owned
+    assert shown["/usr"].owned == ()
+
+
 def test_real_bin_and_lib_directories_are_views(machine: Machine) -> None:
     (machine.top / "lib").unlink()
     machine.put("lib/ld.so")

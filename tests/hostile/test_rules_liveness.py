@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Box, family, is_gone
+from attacker import Box, family, is_gone
 
 from pytest_airlock.providers.namespaces import NamespacesProvider
 from pytest_airlock.providers.namespaces.engine import processes, syscalls

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Box
+from attacker import Box
 
 from pytest_airlock.providers.base import ResolvedMount
 from pytest_airlock.providers.namespaces import NamespacesProvider

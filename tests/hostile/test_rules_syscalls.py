@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 
-from conftest import Box
+from attacker import Box
 
 CLONE_FLAGS = {
     "NEWTIME by unshare": ("unshare", 0x80),

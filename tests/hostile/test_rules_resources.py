@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Box
+from attacker import Box
 
 from pytest_airlock.errors import SandboxDied, UnsupportedFeature
 from pytest_airlock.providers.base import ProviderSpec

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import CANARY, Box
+from attacker import CANARY, Box
 
 from pytest_airlock.errors import SandboxDied
 from pytest_airlock.providers.base import Command, ResolvedMount
