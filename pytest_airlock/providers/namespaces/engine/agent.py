@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import stat
+import time
 
 from . import files, processes, protocol, syscalls
 from .protocol import Reply, Request
@@ -19,7 +20,9 @@ __all__ = ["serve"]
 
 # Python ignores these two; a command must find them as the kernel has them.
 _DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
-_KILL_ROUNDS = 200
+# Seconds to kill a command's processes one by one, and then to wait for the death of all. One look at 2,000 of them takes
+# a tenth of a second, so rounds would tell nothing about the time.
+_ONE_BY_ONE, _ALL = 1.0, 10.0
 _LISTED = 64  # processes named at most: what is told must fit the channel
 
 
@@ -142,14 +145,16 @@ class Agent:
         Children that escaped by a double fork cannot be told apart from others' orphans of the same age: those
         die too. Where killing one by one loses the race against forking, everything in the sandbox goes at once.
         """
-        for _ in range(_KILL_ROUNDS):
+        deadline = time.monotonic() + _ONE_BY_ONE
+        while time.monotonic() < deadline:
             doomed = processes.doomed(processes.scan(), target, born, self.running)
             if not doomed:
                 return protocol.DONE
             for pid in doomed:
                 _kill(pid)
             self.wait_a_little()
-        for _ in range(_KILL_ROUNDS):
+        deadline = time.monotonic() + _ALL
+        while time.monotonic() < deadline:
             _kill(-1)
             self.wait_a_little()
             if not processes.alive():
@@ -168,9 +173,8 @@ class Agent:
             os.kill(-1, signal.SIGTERM)
         except ProcessLookupError:
             return
-        for _ in range(max(grace_ms, 1)):
-            if not processes.alive():
-                return
+        deadline = time.monotonic() + grace_ms / 1000
+        while processes.alive() and time.monotonic() < deadline:
             self.wait_a_little()
 
     def loop(self, owner: int, server: int) -> None:

@@ -21,6 +21,12 @@ class Process(NamedTuple):
     state: str
     started: int
     name: bytes
+    threads: int = 1
+
+    @property
+    def dead(self) -> bool:
+        """Only waits to be reaped. One whose first thread has ended looks so too, while the others run on."""
+        return self.state in "ZX" and self.threads < 2
 
 
 def read(pid: int | str) -> Process | None:
@@ -34,7 +40,12 @@ def read(pid: int | str) -> Process | None:
     start, end = text.find(b"("), text.rfind(b")")
     fields = text[end + 2 :].split()
     return Process(
-        int(text[:start]), int(fields[1]), fields[0].decode("ascii"), int(fields[19]), text[start + 1 : end][:15]
+        int(text[:start]),
+        int(fields[1]),
+        fields[0].decode("ascii"),
+        int(fields[19]),
+        text[start + 1 : end][:15],
+        int(fields[17]),
     )
 
 
@@ -51,7 +62,7 @@ def scan() -> list[Process]:
 
 def alive() -> list[Process]:
     """Everybody but PID 1 and the dead that wait to be reaped."""
-    return [process for process in scan() if process.pid != 1 and process.state not in "ZX"]
+    return [process for process in scan() if process.pid != 1 and not process.dead]
 
 
 def doomed(everybody: Iterable[Process], target: int, born: int, running: Collection[int]) -> list[int]:
@@ -74,7 +85,7 @@ def doomed(everybody: Iterable[Process], target: int, born: int, running: Collec
         if process.pid in seen or process.pid == 1:
             continue
         seen.add(process.pid)
-        if process.state not in "ZX":
+        if not process.dead:
             found.append(process.pid)
         heads += children.get(process.pid, [])
     return found
