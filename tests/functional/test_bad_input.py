@@ -45,7 +45,6 @@ BAD_SPECS: list[tuple[dict[str, Any], type[Exception], list[str]]] = [
     ({"memroy": "1G"}, errors.UnknownName, ["no such setting", "did you mean 'memory'?"]),
     ({"profile": "cautios"}, errors.UnknownName, ["no such profile", "did you mean 'cautious'?"]),
     ({"provider": "namespace"}, errors.UnknownName, ["no such provider", "did you mean 'namespaces'?"]),
-    ({"runtime": "nod", "source": "/usr/share"}, errors.UnknownName, ["no such runtime", "did you mean 'node'?"]),
     ({"user": "rot"}, errors.InvalidSpec, ["it is one of 'root', 'airlock'", "did you mean 'root'?"]),
     ({"memory": "4 Gigs"}, errors.InvalidSpec, ["memory='4 Gigs' is not valid", "such as '512M'"]),
     ({"memory": 0}, errors.InvalidSpec, ["memory=0 is not valid", "at least 1 byte"]),
@@ -108,6 +107,11 @@ def refused(spec: dict[str, Any], kind: type[Exception], texts: list[str], state
 @pytest.mark.parametrize(("spec", "kind", "texts"), BAD_SPECS, ids=[str(spec) for spec, _, _ in BAD_SPECS])
 def test_a_bad_setting(own_state: Path, spec: dict[str, Any], kind: type[Exception], texts: list[str]) -> None:
     refused(spec, kind, texts, own_state)
+
+
+def test_a_bad_runtime(own_state: Path, tmp_path: Path) -> None:
+    spec = {"runtime": "nod", "source": tmp_path}
+    refused(spec, errors.UnknownName, ["no such runtime", "did you mean 'node'?"], own_state)
 
 
 @pytest.mark.parametrize(("name", "why"), BAD_NAMES, ids=[ascii(name)[:12] for name, _ in BAD_NAMES])
@@ -269,7 +273,7 @@ print(files())
 (state / "filler").unlink()
 print(works(), end="")
 print(files())
-subprocess.run(["mount", "-o", "remount,ro", str(state)], check=True)
+subprocess.run(["mount", "-o", "remount,bind,ro", str(state)], check=True)
 print(refused())
 """
 
@@ -287,18 +291,13 @@ def test_a_full_and_a_read_only_disk(own_state: Path) -> None:
     assert "hint: the file system is read-only: put the state elsewhere" in read_only
 
 
-def test_two_runs_at_once(
-    real: pytest.Pytester, own_state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held, go = tmp_path / "held", tmp_path / "go"
-    os.mkfifo(held)
-    os.mkfifo(go)
+def test_two_runs_at_once(real: pytest.Pytester, own_state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real.makepyfile(
-        test_first=f"""
+        test_first="""
         def test_holds(airlock_factory, airlock_sandbox):
             box = airlock_factory(name="mine")
-            open({str(held)!r}, "w").close()
-            open({str(go)!r}).close()
+            print("held", flush=True)
+            assert input() == "go on"
             assert box.run(["echo", "mine"]).stdout == "mine\\n"
             assert not airlock_sandbox.path("/etc/second").exists()
         """,
@@ -315,18 +314,17 @@ def test_two_runs_at_once(
             airlock_sandbox.shell("echo second > /etc/second", check=True)
         """,
     )
-    with subprocess.Popen(
-        [sys.executable, "-m", "pytest", "test_first.py"], cwd=real.path, stdout=subprocess.PIPE
-    ) as first:
-        try:
-            held.open().close()
-            monkeypatch.setenv("OTHER", str(first.pid))
-            real.runpytest_subprocess("test_second.py").assert_outcomes(passed=1)
-            go.open("w").close()
-            output, _ = first.communicate(timeout=60)
-        finally:
-            first.kill()
-    assert b"1 passed" in output
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-m", "pytest", "-s", "test_first.py"], cwd=real.path, **pipes) as first:
+        said: list[str] = []
+        # Ends at the word, or with the process.
+        while (line := first.stdout.readline()) and "held" not in line:
+            said.append(line)
+        assert line, "".join(said)
+        monkeypatch.setenv("OTHER", str(first.pid))
+        real.runpytest_subprocess("test_second.py").assert_outcomes(passed=1)
+        output, _ = first.communicate("go on\n", timeout=60)
+    assert "1 passed" in output
     assert list(own_state.rglob("*.json")) == []
 
 

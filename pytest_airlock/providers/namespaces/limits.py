@@ -9,7 +9,7 @@ from pytest_airlock.providers.base import Features, ProviderSpec
 
 __all__ = ["sandbox_limits"]
 
-PROCESSES = 2048
+PROCESSES = 1024
 _INODE = 4096  # one inode for each page of the disk, as a tmpfs has it by default
 _MAX_INODES = 1_000_000
 

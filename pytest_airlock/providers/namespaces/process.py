@@ -20,6 +20,7 @@ __all__ = ["Life", "NamespaceProcess", "spawn"]
 
 #: Seconds until an agent that does not answer counts as stuck (a hung mount, a kernel bug): never in normal use.
 PATIENCE = 60.0
+_DEATH_MS = 10_000
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.EBADF)
 _lives: weakref.WeakSet[Life] = weakref.WeakSet()
 
@@ -84,6 +85,7 @@ class Life:
         except BlockingIOError:
             if flags & _socket.MSG_DONTWAIT:
                 raise
+            self.kill()
             raise SandboxDied(self.name, f"it did not answer for {PATIENCE:g} seconds") from None
         if not data:
             raise SandboxDied(self.name, "its first process is gone")
@@ -91,6 +93,17 @@ class Life:
             return Reply.unpack(data)
         except ValueError as error:
             raise ProviderError("namespaces", "read a reply", str(error)) from None
+
+    def kill(self) -> None:
+        """End everything inside, by the kernel's hand: nothing runs on behind an error that says it died.
+
+        Waits for it a while; who sits in an uninterruptible call is found by the next reset.
+        """
+        if self.alive():
+            signals.pidfd_send_signal(self.pidfd, signals.SIGKILL)
+            poll = select.poll()
+            poll.register(self.pidfd, select.POLLIN)
+            poll.poll(_DEATH_MS)
 
     def close(self) -> None:
         self.control.close()

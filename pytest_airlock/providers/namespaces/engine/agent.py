@@ -20,9 +20,10 @@ __all__ = ["serve"]
 
 # Python ignores these two; a command must find them as the kernel has them.
 _DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
-# Seconds to kill a command's processes one by one, and then to wait for the death of all. One look at 2,000 of them takes
-# a tenth of a second, so rounds would tell nothing about the time.
+# Seconds to kill a command's processes one by one, and then to wait for the death of all.
 _ONE_BY_ONE, _ALL = 1.0, 10.0
+# Dead collected at most before orders are heard again, and after a time-out: all that a sandbox can have.
+_REAPED, _ALL_REAPED = 256, 4096
 _LISTED = 64  # processes named at most: what is told must fit the channel
 
 
@@ -122,9 +123,9 @@ class Agent:
         self.running[pid] = channel
         _tell(channel, Reply(protocol.STARTED, pid, born))
 
-    def reap(self) -> None:
-        """Collect everybody who ended; tell the exit of commands."""
-        while True:
+    def reap(self, most: int = _REAPED) -> None:
+        """Collect who ended; tell the exit of commands. Never without end: some are born and die faster than that."""
+        for _ in range(most):
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
@@ -138,6 +139,7 @@ class Agent:
             user, system = int(usage.ru_utime * 1e6), int(usage.ru_stime * 1e6)
             _tell(channel, Reply(protocol.EXITED, status, user, system, usage.ru_maxrss * 1024))
             channel.close()
+        signal.raise_signal(signal.SIGCHLD)  # there may be more: come back
 
     def kill_tree(self, target: int, born: int) -> int:
         """Kill a command, its descendants and every orphan born since `born`; all are dead on return.
@@ -145,21 +147,29 @@ class Agent:
         Children that escaped by a double fork cannot be told apart from others' orphans of the same age: those
         die too. Where killing one by one loses the race against forking, everything in the sandbox goes at once.
         """
-        deadline = time.monotonic() + _ONE_BY_ONE
-        while time.monotonic() < deadline:
-            doomed = processes.doomed(processes.scan(), target, born, self.running)
-            if not doomed:
+        try:
+            if self.kill_one_by_one(target, born, time.monotonic() + _ONE_BY_ONE):
                 return protocol.DONE
-            for pid in doomed:
-                _kill(pid)
-            self.wait_a_little()
-        deadline = time.monotonic() + _ALL
-        while time.monotonic() < deadline:
-            _kill(-1)
-            self.wait_a_little()
-            if not processes.alive():
-                return protocol.KILLED_ALL
-        raise OSError(16, os.strerror(16))  # EBUSY: somebody sits in an uninterruptible call
+            deadline = time.monotonic() + _ALL
+            while time.monotonic() < deadline:
+                _kill(-1)
+                self.wait_a_little()
+                if not processes.alive():
+                    return protocol.KILLED_ALL
+            raise OSError(16, os.strerror(16))  # EBUSY: somebody sits in an uninterruptible call
+        finally:
+            self.reap(_ALL_REAPED)  # the next command needs room for a process
+
+    def kill_one_by_one(self, target: int, born: int, deadline: float) -> bool:
+        """False if somebody is left at the deadline. Beside thousands that run, one look at them all can take longer."""
+        try:
+            while doomed := processes.doomed(processes.scan(deadline), target, born, self.running):
+                for pid in doomed:
+                    _kill(pid)
+                self.wait_a_little()
+        except TimeoutError:
+            return False
+        return True
 
     def wait_a_little(self) -> None:
         """Let the dying die: until the next SIGCHLD, a millisecond at most."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import time
 from collections.abc import Collection, Iterable
@@ -54,10 +56,16 @@ def now() -> int:
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS)
 
 
-def scan() -> list[Process]:
-    """Everybody, PID 1 included."""
-    found = (read(name) for name in os.listdir("/proc") if name.isdigit())
-    return [process for process in found if process is not None]
+def scan(deadline: float = math.inf) -> list[Process]:
+    """Everybody, PID 1 included. Raises TimeoutError if not done by `deadline` (of time.monotonic)."""
+    found = []
+    for name in os.listdir("/proc"):
+        process = read(name) if name.isdigit() else None
+        if process is not None:
+            found.append(process)
+        if time.monotonic() > deadline:
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+    return found
 
 
 def alive() -> list[Process]:
