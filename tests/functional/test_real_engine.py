@@ -228,7 +228,7 @@ def test_outside_of_pytest(real: pytest.Pytester) -> None:
         script="""
         import pytest_airlock
 
-        with pytest_airlock.create_sandbox(profile="strict", memory="256M") as box:
+        with pytest_airlock.create_sandbox(profile="strict", disk="64M") as box:
             print(box.run(["echo", "hello"]).stdout, end="")
         """
     )

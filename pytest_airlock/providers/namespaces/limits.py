@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from typing import Any
 
 from pytest_airlock.models import DEFAULT_DISK
@@ -36,7 +37,7 @@ def sandbox_limits(spec: ProviderSpec, found: Features, *, uid: int) -> dict[str
         "limits": [
             # 1, not 0: a piped core_pattern runs on the host for 0 as well (core(5)).
             ("RLIMIT_CORE", 1, 1),
-            ("RLIMIT_NOFILE", 1024, 65_536),
+            ("RLIMIT_NOFILE", 1024, min(65_536, _descriptors() // 2)),
             # Counted per user name space from Linux 5.14.
             ("RLIMIT_NPROC", PROCESSES, PROCESSES),
             # These, too, count against the host's user: a part of its defaults, so that one sandbox leaves some to others.
@@ -47,6 +48,12 @@ def sandbox_limits(spec: ProviderSpec, found: Features, *, uid: int) -> dict[str
             ("RLIMIT_NICE", 0, 0),
         ],
     }
+
+
+def _descriptors() -> int:
+    """Our own hard limit. What a sandbox sends and nobody receives counts against it where its ids are ours (unix(7))."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return 2 * 65_536 if hard == resource.RLIM_INFINITY else hard
 
 
 def _available() -> int:

@@ -100,7 +100,10 @@ class Life:
         Waits for it a while; who sits in an uninterruptible call is found by the next reset.
         """
         if self.alive():
-            signals.pidfd_send_signal(self.pidfd, signals.SIGKILL)
+            try:
+                signals.pidfd_send_signal(self.pidfd, signals.SIGKILL)
+            except ProcessLookupError:
+                return  # it ended meanwhile
             poll = select.poll()
             poll.register(self.pidfd, select.POLLIN)
             poll.poll(_DEATH_MS)

@@ -24,6 +24,7 @@ __all__ = ["Ends", "Options", "run"]
 ROOT = "/r"  # where the new root is put together
 SCRATCH = "/s"  # the sandbox's own tmpfs: uI, wI = overlay upper and work directories of view I
 NO_DIRECTORY, NO_FILE = base.COVERS
+MAX_TERMINALS = 256
 # Kernel interfaces hidden or made read-only in /proc, as the container engines do (OCI runtime-spec, maskedPaths).
 MASKED = (
     "acpi",
@@ -229,7 +230,9 @@ def _mount_dev() -> None:
     devices = syscalls.open_tree("/d", recursive=True)
     syscalls.move_mount(devices, f"{ROOT}/dev")
     os.close(devices)
-    syscalls.mount("devpts", f"{ROOT}/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
+    # Terminals are of one store for the machine (kernel.pty.max); by default one sandbox could take three quarters of it.
+    terminals = f"newinstance,ptmxmode=0666,mode=0620,max={MAX_TERMINALS}"
+    syscalls.mount("devpts", f"{ROOT}/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, terminals)
     syscalls.mount(f"{SCRATCH}/shm", f"{ROOT}/dev/shm", None, MS_BIND)
     syscalls.mount("mqueue", f"{ROOT}/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC)
 

@@ -1,7 +1,8 @@
 """File calls inside a sandbox: `serve` runs in a short-lived fork of PID 1. PYTEST_DONT_REWRITE.
 
 The process is the sandbox's root user, behind its filter, with the sandbox's `/`: links lead nowhere else by
-construction. What comes in on `source` is the test process' own word. Everything is imported when the engine starts.
+construction. The exception is its own /proc/self/exe, the host's interpreter, which may be the user's: nothing is changed
+through such links. What comes in on `source` is the test process' own word. Everything is imported when the engine starts.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from .frames import (
     read_from,
     write_to,
 )
+from .syscalls import open_plain
 from .trees import Exporter, Importer, remove_tree
 
 __all__ = ["serve"]
@@ -77,7 +79,7 @@ def _read(call: Request, _: FrameReader, out: FrameWriter) -> None:
 def _write(call: Request, content: FrameReader, _: FrameWriter) -> None:
     with contextlib.suppress(FileNotFoundError):
         require_regular(os.stat(call.path), call.path)
-    fd = os.open(call.path, os.O_WRONLY | os.O_CREAT | OPEN_FILE, call.mode)
+    fd = open_plain(call.path, os.O_WRONLY | os.O_CREAT | OPEN_FILE, call.mode)
     try:
         require_regular(os.fstat(fd), call.path)
         os.ftruncate(fd, 0)
@@ -134,7 +136,11 @@ def _symlink(call: Request, _: FrameReader, __: FrameWriter) -> None:
 
 
 def _chmod(call: Request, _: FrameReader, __: FrameWriter) -> None:
-    os.chmod(call.path, call.mode)
+    fd = open_plain(call.path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        os.chmod(f"/proc/self/fd/{fd}", call.mode)  # fchmod(2) takes no O_PATH descriptor
+    finally:
+        os.close(fd)
 
 
 def _rmtree(call: Request, _: FrameReader, __: FrameWriter) -> None:

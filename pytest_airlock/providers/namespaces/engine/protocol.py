@@ -16,9 +16,12 @@ file means that the sandbox is gone. The client reads fixed structures only from
 from __future__ import annotations
 
 import _socket
+import _thread
 import array
+import errno
 import json
 import os
+import resource
 import struct
 from typing import Any, NamedTuple
 
@@ -33,6 +36,8 @@ STARTED, EXITED, FAILED, DONE, PROCESS, KILLED_ALL = range(1, 7)
 NULL, PIPE, MERGE = range(3)
 READY = b"R"
 BROKEN = b"E"
+
+_RAISED = _thread.allocate_lock()  # the limit is the process', its threads must not restore each other's
 
 _REQUEST = struct.Struct("=BBHqiiiIIII")
 _REPLY = struct.Struct("=IiQQQ16s")
@@ -136,7 +141,20 @@ def send(sock: _socket.socket, data: bytes, fds: tuple[int, ...] = ()) -> None:
 
 def _send(sock: _socket.socket, data: bytes, fds: tuple[int, ...]) -> None:
     rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    sock.sendmsg([data], rights)
+    try:
+        sock.sendmsg([data], rights)
+    except OSError as error:
+        if error.errno != errno.ETOOMANYREFS:
+            raise
+        # A user may have as many descriptors under way as the sender may open (unix(7)), and a sandbox that has our user's
+        # id can have used that up; never more than half of our hard limit, though (limits.py).
+        with _RAISED:
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit[1], limit[1]))
+            try:
+                sock.sendmsg([data], rights)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limit)
 
 
 def receive(sock: _socket.socket) -> tuple[bytes | None, list[int]]:

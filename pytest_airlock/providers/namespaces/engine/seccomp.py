@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from .syscall_table import NUMBERS
 
-__all__ = ["ABSENT", "ALLOWED", "CHECKED", "FORBIDDEN", "NESTING", "OWNERSHIP", "UnknownMachine", "build"]
+__all__ = ["ABSENT", "ALLOWED", "CHECKED", "FORBIDDEN", "NEEDLESS", "NESTING", "OWNERSHIP", "UnknownMachine", "build"]
 
 # ---------------------------------------------------------------- the policy
 
@@ -29,11 +29,11 @@ ALLOWED: Mapping[str, str] = {
         preadv pwritev preadv2 pwritev2 lseek stat fstat lstat newfstatat statx statfs fstatfs chdir fchdir getcwd chroot
         chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat umask mkdir mkdirat mknod mknodat rmdir link linkat
         symlink symlinkat readlink readlinkat rename renameat renameat2 unlink unlinkat truncate ftruncate fallocate
-        fadvise64 readahead copy_file_range sendfile splice tee vmsplice sync syncfs fsync fdatasync sync_file_range
+        fadvise64 readahead copy_file_range sendfile splice tee vmsplice syncfs fsync fdatasync sync_file_range
         getdents getdents64 utime utimes futimesat utimensat flock fcntl dup dup2 dup3 pipe pipe2 name_to_handle_at
         getxattr lgetxattr fgetxattr getxattrat setxattr lsetxattr fsetxattr setxattrat listxattr llistxattr flistxattr
         listxattrat removexattr lremovexattr fremovexattr removexattrat inotify_init inotify_init1 inotify_add_watch
-        inotify_rm_watch cachestat io_setup io_submit io_getevents io_pgetevents io_cancel io_destroy""",
+        inotify_rm_watch cachestat""",
     "waiting": """
         select pselect6 poll ppoll epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2
         signalfd signalfd4 timerfd_create timerfd_settime timerfd_gettime""",
@@ -56,9 +56,8 @@ ALLOWED: Mapping[str, str] = {
         getuid geteuid getgid getegid getresuid getresgid getgroups setuid setgid setreuid setregid setresuid setresgid
         setfsuid setfsgid setgroups capget capset""",
     "scheduling": """
-        sched_yield sched_getaffinity sched_setaffinity sched_getscheduler sched_setscheduler sched_getparam sched_setparam
-        sched_getattr sched_setattr sched_get_priority_max sched_get_priority_min sched_rr_get_interval getpriority
-        setpriority ioprio_get ioprio_set getrlimit setrlimit getrusage times""",
+        sched_yield sched_getaffinity sched_getscheduler sched_getparam sched_getattr sched_get_priority_max
+        sched_get_priority_min sched_rr_get_interval getpriority ioprio_get getrlimit setrlimit getrusage times""",
     "signals": """
         kill tkill tgkill rt_sigaction rt_sigprocmask rt_sigpending rt_sigreturn rt_sigsuspend rt_sigtimedwait
         rt_sigqueueinfo rt_tgsigqueueinfo sigaltstack pause""",
@@ -79,6 +78,12 @@ CHECKED: Mapping[str, str] = {
     "ioctl": "ioctl",
     "personality": "personality",
     "prlimit64": "prlimit64",
+    "sched_setscheduler": "not of PID 1",
+    "sched_setparam": "not of PID 1",
+    "sched_setattr": "not of PID 1",
+    "sched_setaffinity": "not of PID 1",
+    "setpriority": "setpriority",
+    "ioprio_set": "ioprio_set",
 }
 
 #: EPERM; with `nesting` allowed, and clone3 with them: what builds name spaces inside the sandbox's own.
@@ -106,12 +111,17 @@ FORBIDDEN: Mapping[str, str] = {
 #: ENOSYS, by reason: programs then use the older call, or live without.
 ABSENT: Mapping[str, str] = {
     "its flags lie in memory, where a filter cannot look": "clone3",
+    "there is one store of them for the whole machine (fs.aio-max-nr), for its databases": """
+        io_setup io_submit io_getevents io_pgetevents io_cancel io_destroy""",
     "twins of older, known calls": "statmount listmount file_getattr file_setattr",
     "descriptions of security modules": "lsm_get_self_attr lsm_set_self_attr lsm_list_modules",
     "without function for years": """
         uselib ustat sysfs _sysctl create_module get_kernel_syms query_module nfsservctl getpmsg putpmsg afs_syscall tuxcall
         security vserver set_thread_area get_thread_area epoll_ctl_old epoll_wait_old""",
 }
+
+#: Answers 0 and does nothing: the sandbox's files are in memory, and it would wait for every disk of the host, unkillably.
+NEEDLESS = "sync"
 
 #: With `single_user` these answer 0 and do nothing.
 OWNERSHIP = "chown fchown lchown fchownat setgroups"
@@ -209,6 +219,8 @@ _STREAM, _DGRAM, _TYPE_MASK = 1, 2, 0xF
 _ANY, _ICMP, _TCP, _UDP, _ICMPV6 = 0, 1, 6, 17, 58
 _NETLINK_ROUTE = 0
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_PRIO_PROCESS, _PRIO_USER = 0, 2  # linux/resource.h
+_IOPRIO_PROCESS, _IOPRIO_USER = 1, 3  # linux/ioprio.h
 
 # The container engines' list (PER_LINUX, PER_LINUX32, UNAME26, both, query), and ADDR_NO_RANDOMIZE: debuggers and
 # sanitizers need it, and it weakens only the program that asks.
@@ -254,6 +266,22 @@ _CHECKS: _Code = (
     _Op(_IF_EQUAL, 0, no="EPERM"),
     _high(2),
     _Op(_IF_EQUAL, 0, "allow", "EPERM"),
+    # PID 1 must get to its orders beside thousands that run: its own user could make it the last to be served. It is in
+    # no process group that has a number inside.
+    "setpriority",
+    _low(0),
+    _Op(_IF_EQUAL, _PRIO_USER, "EPERM"),
+    _Op(_IF_EQUAL, _PRIO_PROCESS, "not second of PID 1", "allow"),
+    "ioprio_set",
+    _low(0),
+    _Op(_IF_EQUAL, _IOPRIO_USER, "EPERM"),
+    _Op(_IF_EQUAL, _IOPRIO_PROCESS, "not second of PID 1", "allow"),
+    "not second of PID 1",
+    _low(1),
+    _Op(_IF_EQUAL, 1, "EPERM", "allow"),
+    "not of PID 1",
+    _low(0),
+    _Op(_IF_EQUAL, 1, "EPERM", "allow"),
 )
 
 
@@ -265,7 +293,7 @@ def _decisions(machine: str, nesting: bool, single_user: bool, pin_cpus: bool) -
     rules: list[tuple[str, str]] = [(names, "allow") for names in ALLOWED.values()]
     rules += [(names, "EPERM") for names in (*FORBIDDEN.values(), NESTING)]
     rules += [(names, "ENOSYS") for names in ABSENT.values()]
-    rules += CHECKED.items()
+    rules += [*CHECKED.items(), (NEEDLESS, "succeed")]
     if nesting:
         rules.append((NESTING + " clone clone3", "allow"))
     if single_user:

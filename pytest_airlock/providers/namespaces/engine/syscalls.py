@@ -32,6 +32,7 @@ AT_RECURSIVE = 0x8000
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = 0o2000000
 MOVE_MOUNT_F_EMPTY_PATH = 4
+RESOLVE_NO_MAGICLINKS = 2
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP = 1, 2, 4, 0x00100000
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS = 1, 4, 8
@@ -51,6 +52,7 @@ _NUMBERS = {
     "open_tree": (428, 428),
     "move_mount": (429, 429),
     "clone3": (435, 435),
+    "openat2": (437, 437),
     "mount_setattr": (442, 442),
 }
 _MACHINES = {"x86_64": 0, "aarch64": 1}
@@ -169,6 +171,12 @@ def clone(flags: int) -> tuple[int, int]:
     if pid < 0:
         raise StepError(number, "clone3")
     return pid, pidfd.value
+
+
+def open_plain(path: bytes, flags: int, mode: int = 0) -> int:
+    """openat2(2) through symbolic links, but ELOOP for those of /proc that lead to an open file (RESOLVE_NO_MAGICLINKS)."""
+    how = struct.pack("=3Q", flags, mode, RESOLVE_NO_MAGICLINKS)
+    return _call("openat2", AT_FDCWD, path, how, len(how))
 
 
 def capset(permitted: int, effective: int) -> None:
