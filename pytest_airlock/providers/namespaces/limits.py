@@ -21,12 +21,12 @@ def sandbox_limits(spec: ProviderSpec, found: Features, *, uid: int) -> dict[str
     The disk is a tmpfs, so it counts as memory: by default never more than a quarter of what is available.
     """
     disk = spec.disk or min(DEFAULT_DISK, max(_available() // 4, 64 * 1024**2))
-    if spec.memory and "disk" not in spec.required:
-        # A full disk is an error of the command; memory that runs out may take PID 1, and the sandbox with it.
-        disk = min(disk, spec.memory)
     by_group = {note.split()[1] for note in found.notes if note.startswith("cgroup ")}
     # Joining a group costs 10 ms on version 1 (the kernel waits for a grace period), so only who asked for a limit does.
     wanted = {name: value for name, value in (("cpu", spec.cpu), ("memory", spec.memory)) if value and name in by_group}
+    if "memory" in wanted and "disk" not in spec.required:
+        # A full disk is an error of the command; memory that runs out may take PID 1, and the sandbox with it.
+        disk = min(disk, wanted["memory"])
     return {
         "uid": uid,
         "nested": spec.nested,

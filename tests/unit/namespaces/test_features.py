@@ -73,6 +73,15 @@ def test_cpu_is_a_quota_where_there_is_a_group_and_an_affinity_elsewhere():
     assert without["group"] == {}
 
 
+def test_the_disk_is_never_more_than_the_memory_that_is_enforced():
+    capped = features.found(report(cgroups={"memory": USABLE}))
+    spec = ProviderSpec("a", memory=1 << 26, disk=1 << 31)
+    assert sandbox_limits(spec, capped, uid=0)["disk"] == 1 << 26
+    assert sandbox_limits(spec, features.found(report()), uid=0)["disk"] == 1 << 31
+    asked = ProviderSpec("a", memory=1 << 26, disk=1 << 31, required=frozenset({"disk"}))
+    assert sandbox_limits(asked, capped, uid=0)["disk"] == 1 << 31
+
+
 def test_a_sandbox_without_limits_joins_no_group_but_has_bounds():
     limits = sandbox_limits(ProviderSpec("a"), features.found(report(cgroups={"pids": USABLE})), uid=0)
     assert limits["group"] == {}
