@@ -23,11 +23,14 @@ class Box:
     """`layers` is what the present life stands on; `untouched` is True until something could have been changed.
 
     `ids` is how many user ids there are in it: with one, commands run as the spec's user and no other. `base` is the
-    number of the base image.
+    number of the base image, `planned` the version of what was known of its mounts then.
     """
 
-    def __init__(self, number: int, spec: ProviderSpec, environ: Mapping[str, str], ids: int, base: int) -> None:
-        self.number, self.spec, self.environ, self.ids, self.base = number, spec, environ, ids, base
+    def __init__(
+        self, number: int, spec: ProviderSpec, *, environ: Mapping[str, str], ids: int, base: int, planned: int
+    ) -> None:
+        self.number, self.spec, self.environ, self.ids = number, spec, environ, ids
+        self.base, self.planned = base, planned
         self.cwd = spec.cwd or environ["HOME"]
         self.life: Life | None = None
         self.layers: tuple[int, ...] = ()

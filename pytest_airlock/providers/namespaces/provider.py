@@ -145,7 +145,9 @@ class NamespacesProvider:
         number = self._call("create", base=base, spec=limits)[0]
         host = self._host if images.is_host_image(spec.image) else None
         environ = {**images.base_environ(spec.user, host), **dict(spec.env)}
-        self._boxes[spec.name] = Box(number, spec, environ, engine.found["ids"], base)
+        self._boxes[spec.name] = Box(
+            number, spec, environ=environ, ids=engine.found["ids"], base=base, planned=self._memory.version
+        )
         data = {"engine": engine.found["pid"], "boot": engine.found["born"]}
         return Handle(self.name, spec.name, data, features.enforced(spec, found))
 
@@ -165,7 +167,10 @@ class NamespacesProvider:
 
     def _rebase(self, box: Box) -> None:
         """Stand on the host as it is now from the next life on."""
+        if box.planned == self._memory.version and self._memory.current():
+            return
         old, box.base = box.base, self._base(box.spec)
+        box.planned = self._memory.version
         if box.base == old:
             return
         self._call("rebase", id=box.number, base=box.base)
@@ -178,7 +183,11 @@ class NamespacesProvider:
         if box.running:
             return
         box.end()
-        _, (control, pidfd) = self._call("start", id=box.number)
+        self._live(handle, box, "start")
+
+    def _live(self, handle: Handle, box: Box, op: str, **request: Any) -> None:
+        """Have the fork server begin a new life, and wait until it is ready."""
+        _, (control, pidfd) = self._call(op, id=box.number, **request)
         life = Life(handle.name, _socket.socket(fileno=control), pidfd, lambda: self._call("oom", id=box.number)[0])
         try:
             self._ready(life)
@@ -332,12 +341,9 @@ class NamespacesProvider:
         layers = box.kept(snapshot)
         old = box.nonce
         box.end()
-        self._call("kill", id=box.number)
         self._rebase(box)
-        self._call("layers", id=box.number, layers=layers)
         box.layers = layers
-        self._drop_unused(box)
-        self.start(handle)
+        self._live(handle, box, "reset", layers=layers, needed=box.needed())
         if not self._call("pristine", id=box.number)[0]:
             raise ResetFailed(handle.name, "its new file system is not empty")
         return ResetProof("kernel", old, box.nonce)

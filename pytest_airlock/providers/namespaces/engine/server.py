@@ -121,6 +121,14 @@ class Server:
             control.close()
             far.close()
 
+    def op_reset(self, request: dict[str, Any]) -> None:
+        """kill, layers, retain and start in one: the old life is proved dead before the new one begins."""
+        box = self.sandboxes[request["id"]]
+        self._end(box)
+        box.layers = tuple(request["layers"])
+        box.drop(box.made - set(request["needed"]))
+        self.op_start(request)
+
     def op_kill(self, request: dict[str, Any]) -> bool:
         """End the life: proved by the kernel when this returns. What was written is lost."""
         box = self.sandboxes[request["id"]]
@@ -355,7 +363,7 @@ class Server:
         finally:
             for fd in fds:
                 os.close(fd)
-        if op != "start" or "error" in answer:
+        if op not in ("start", "reset") or "error" in answer:
             protocol.send_json(self.sock, answer)
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.known: Known = {}
+        self.version = 0  # of what is remembered of mounts: goes up whenever one is looked at again
         self._trees: dict[HostView, Tree] = {}
         self._masks: dict[Any, tuple[str, list[str], Masks]] = {}
 
@@ -44,7 +45,16 @@ class Memory:
         key = (top, start, skip, expose, modes)
         before = self._masks.get(key)
         if before is None or before[0] != stamp or not (stable or before[1] == [*map(file_stamp, before[2].judged)]):
+            self.version += 1
             found = scan(top, start=start, skip=skip, expose=expose, modes=modes)
             before = (stamp, [file_stamp(path) for path in found.judged], found)
             self._masks[key] = before
         return before[2]
+
+    def current(self) -> bool:
+        """Whether every mount is as it was when it was last looked at: then a plan made since is still right."""
+        return all(
+            directories_identity(key[0], self.known) == stamp and judged == [*map(file_stamp, masks.judged)]
+            for key, (stamp, judged, masks) in self._masks.items()
+            if stamp
+        )
