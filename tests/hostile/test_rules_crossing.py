@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import array
+import errno
 import grp
 import os
 import socket
@@ -324,6 +325,22 @@ tried(os.chmod, "/proc/self/exe", 0o777)
         assert file.read() == content
     assert (after.st_mtime_ns, after.st_mode, after.st_size) == (before.st_mtime_ns, before.st_mode, before.st_size)
     assert make_box().run([sys.executable, "-I", "-c", "print('well')"]).out == "well\n"
+
+
+def test_rule12_no_file_call_changes_anything_through_a_link_of_proc(box: Box, provider: NamespacesProvider) -> None:
+    """A worker of file calls runs the host's interpreter, which is the user's own where uv or pyenv brought it."""
+    before = os.stat(os.path.realpath(sys.executable)).st_mode
+    box.run("ln -s /proc/self/exe /tmp/report; ln -s /tmp/real /tmp/plain; touch /tmp/real")
+    with pytest.raises(OSError, match="symbolic links") as caught:
+        provider.change(box.handle, "chmod", "/tmp/report", mode=before & 0o7777)
+    assert caught.value.errno == errno.ELOOP
+    with pytest.raises(OSError, match="symbolic links") as caught:
+        provider.write(box.handle, "/tmp/report", b"x")
+    assert caught.value.errno == errno.ELOOP
+    provider.write(box.handle, "/tmp/plain", b"x", mode=0o600)
+    provider.change(box.handle, "chmod", "/tmp/plain", mode=0o640)
+    assert provider.stat(box.handle, "/tmp/real").mode == 0o640
+    assert provider.read(box.handle, "/tmp/real", limit=10) == b"x"
 
 
 def test_rule12_no_descriptor_of_a_directory_leaks_in(box: Box, provider: NamespacesProvider) -> None:

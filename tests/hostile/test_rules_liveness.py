@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 from attacker import Box, family, is_gone
 
+from pytest_airlock.errors import SandboxBusy, SandboxDied
 from pytest_airlock.providers.namespaces import NamespacesProvider
+from pytest_airlock.providers.namespaces import process as process_module
 from pytest_airlock.providers.namespaces.engine import processes, syscalls
 
 ROOT = str(Path(__file__).parents[2])
@@ -246,6 +248,42 @@ while True:
     process.kill_tree()
     listed = box.run("for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $f; echo; done").out
     assert "setsid" not in listed
+
+
+def test_rule04_a_time_out_finds_a_process_whose_first_thread_has_ended(box: Box, provider: NamespacesProvider) -> None:
+    """It looks dead, as one that waits to be reaped, while its other threads run on."""
+    script = """
+import threading
+threading.Thread(target=signal.pause).start()
+print("ready", flush=True)
+call("exit", 0)
+"""
+    process = box.python(script)
+    while "Z" not in box.run(f"cut -d ' ' -f 3 /proc/{process.pid}/stat").out:
+        assert lives(box, str(process.pid))
+    with pytest.raises(SandboxBusy):
+        provider.snapshot(box.handle)
+    process.kill_tree()
+    assert process.wait(10).returncode == -signal.SIGKILL
+
+
+def test_rule04_what_does_not_answer_is_ended_before_it_is_called_dead(
+    box: Box, provider: NamespacesProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From inside, PID 1 is held up by stopping its child before that has executed; here the host stops PID 1 itself."""
+    life = provider._boxes[box.name].life
+    assert life is not None
+    pidfd = os.dup(life.pidfd)
+    try:
+        process = box.spawn("exec sleep 1000")
+        os.kill(box.init, signal.SIGSTOP)
+        monkeypatch.setattr(process_module, "PATIENCE", 0.1)
+        with pytest.raises(SandboxDied, match="did not answer"):
+            process.kill_tree()
+        assert is_gone(pidfd, 0)
+        assert not provider.is_running(box.handle)
+    finally:
+        os.close(pidfd)
 
 
 def test_rule04_signals_to_all_do_not_reach_the_first_process(box: Box) -> None:

@@ -190,6 +190,10 @@ timer = ctypes.c_int()
 while libc.syscall(ctypes.c_long(numbers["timer_create"]), 1, None, ctypes.byref(timer)) >= 0 and answer.get("count", 0) < 1_000_000:
     answer["count"] = answer.get("count", 0) + 1
 """,
+    "terminals": """
+while tried(lambda: os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY)) == "ok":
+    answer["count"] = answer.get("count", 0) + 1
+""",
     # Beyond a soft limit of the user new ones get two pages, and none can be made larger.
     "pipes": """
 import fcntl
@@ -215,6 +219,7 @@ answer['one'] = call("mlock", ctypes.addressof(ctypes.c_char.from_buffer(memory)
 timer = ctypes.create_string_buffer(8)
 answer['one'] = call("timer_create", 1, 0, timer)
 """,
+    "terminals": "answer['one'] = tried(os.openpty)",
     "pipes": """
 read, write = os.pipe2(os.O_NONBLOCK)
 answer['one'] = "ok" if os.write(write, bytes(8192)) >= 4096 else "full"
@@ -238,6 +243,32 @@ signal.pause()
     greedy = box.python(script)
     assert int(greedy.stdout.readline()) > 2
     assert neighbour.attack(ONE[what])["one"] == "ok"
+
+
+def test_rule24_descriptors_that_nobody_receives_hinder_no_neighbour(make_box: Callable[..., Box]) -> None:
+    """A user may have as many under way as the sender may open, unix(7); where ids are the user's, sandboxes share that."""
+    box, neighbour = make_box(), make_box()
+    script = """
+import array, resource
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0] * 250))]
+held = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)]
+while (code := tried(lambda: held[-1][0].sendmsg([b"x"], rights, socket.MSG_DONTWAIT))) != "ETOOMANYREFS":
+    if code == "EAGAIN":
+        held.append(socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
+print("ready", flush=True)
+signal.pause()
+"""
+    box.python(script)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))
+    try:
+        assert neighbour.run("echo well").out == "well\n"
+        assert make_box().run("echo well").out == "well\n"
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (1024, limits[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_rule24_a_sandbox_has_no_more_open_files_than_it_may(box: Box, users: tuple[str, ...]) -> None:

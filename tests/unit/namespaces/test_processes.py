@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
+
+import pytest
 
 from pytest_airlock.providers.namespaces.engine import processes
 from pytest_airlock.providers.namespaces.engine.processes import Process, doomed
@@ -34,6 +37,23 @@ def test_other_commands_and_what_they_started_are_no_orphans():
 def test_the_dead_do_not_count_but_their_children_do():
     everybody = [INIT, process(2, 1, state="Z"), process(3, 2)]
     assert doomed(everybody, 2, 100, {2}) == [3]
+
+
+def test_one_whose_first_thread_has_ended_dies_while_others_run():
+    """proc_pid_stat(5) shows the state of the first thread: Z from its own end on, whatever the others do."""
+    everybody = [
+        INIT,
+        process(2, 1),
+        Process(3, 2, "Z", 100, b"x", threads=2),
+        Process(4, 2, "Z", 100, b"x", threads=1),
+    ]
+    assert sorted(doomed(everybody, 2, 100, {2})) == [2, 3]
+
+
+def test_a_look_at_everybody_ends_at_its_deadline():
+    with pytest.raises(TimeoutError):
+        processes.scan(deadline=time.monotonic())
+    assert os.getpid() in {process.pid for process in processes.scan(deadline=time.monotonic() + 1000)}
 
 
 def test_pid_1_never_dies_of_it_not_even_in_a_forged_circle():
