@@ -14,6 +14,7 @@ from typing import Any
 
 from pytest_airlock.errors import ProviderError
 from pytest_airlock.providers.namespaces.engine import protocol
+from pytest_airlock.providers.namespaces.loader import interpreter
 
 __all__ = ["Engine", "StepFailed"]
 
@@ -46,7 +47,7 @@ class Engine:
         near, far = protocol.channel()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _BOOT, str(far.fileno())],
+                [*interpreter(sys.executable), "-I", "-S", "-c", _BOOT, str(far.fileno())],
                 pass_fds=(far.fileno(),),
                 env={},
                 cwd=Path(__file__).parent,

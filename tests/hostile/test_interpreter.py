@@ -1,0 +1,79 @@
+"""The host's interpreter, which the fork server runs, is out of reach also where it belongs to the user."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_airlock.providers.namespaces import loader
+
+ATTACK = """
+import os, sys
+from pytest_airlock.providers.base import Command, ProviderSpec
+from pytest_airlock.providers.namespaces import NamespacesProvider
+
+provider = NamespacesProvider()
+handle = provider.create(ProviderSpec("attacker"))
+provider.start(handle)
+provider.change(handle, "symlink", "/usr/local/bin/tool", to="/proc/self/exe")
+provider.write(handle, "/usr/local/bin/script", b"#!/proc/self/exe -ISc\\n", mode=0o755)
+code = "import os; os.chmod('/proc/self/exe', 0o4777)"
+for argv in (("/usr/local/bin/tool", "-I", "-S", "-c", code), ("/usr/local/bin/tool", sys.executable, "-ISc", code), ("/usr/local/bin/script",)):
+    try:
+        process = provider.spawn(handle, Command(argv, tuple(provider.environ(handle).items()), cwd="/"))
+    except OSError as error:
+        print(error)
+        continue
+    process.wait(60)
+    process.close()
+provider.close()
+print("attacked")
+"""
+
+
+def test_rule12_a_planted_link_to_what_pid_1_runs_does_not_change_the_hosts_interpreter(tmp_path: Path) -> None:
+    own = tmp_path / "bin" / "python3"
+    own.parent.mkdir()
+    shutil.copy(os.path.realpath(sys.executable), own)
+    before = own.stat()
+    home = {
+        "PYTHONHOME": f"{sys.base_prefix}:{sys.base_exec_prefix}",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    library = str(Path(sys.base_prefix) / "lib")
+    done = subprocess.run(
+        [str(own), "-c", ATTACK],
+        env={**os.environ, **home, "LD_LIBRARY_PATH": library},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.endswith("attacked\n"), done.stdout + done.stderr
+    after = own.stat()
+    assert (after.st_mode, after.st_mtime_ns, after.st_size) == (before.st_mode, before.st_mtime_ns, before.st_size)
+
+
+def test_rule12_the_loader_is_the_systems_and_runs_this_interpreter() -> None:
+    found = loader._loader(os.path.realpath(sys.executable))
+    assert found is not None
+    assert os.stat(found).st_uid == 0
+    done = subprocess.run(
+        [found, sys.executable, "-c", "import os; print(os.readlink('/proc/self/exe'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == os.path.realpath(found)
+
+
+@pytest.mark.parametrize("content", [b"", b"#!/bin/sh\n", b"\x7fELF\x01" + bytes(100), b"\x7fELF\x02" + bytes(100)])
+def test_what_is_no_program_with_a_loader_has_none(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    assert loader._loader(str(file)) is None
