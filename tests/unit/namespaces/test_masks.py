@@ -118,6 +118,20 @@ def test_yarn_settings_are_hidden_only_with_a_token(tmp_path: Path, name: str) -
     assert scan(str(tmp_path)).hidden == (f"a/{name}",)
 
 
+@pytest.mark.parametrize("beside", [(), ("objects/x", "refs/x", "HEAD")])
+@pytest.mark.parametrize("directory", [".git", "repo.git"])
+def test_the_git_configuration_is_cleaned_once_by_name_or_by_what_lies_beside(
+    tmp_path: Path, directory: str, beside: tuple[str, ...]
+) -> None:
+    put(tmp_path, f"{directory}/config", '[remote "o"]\n\turl = https://u:token@h.example/x\n')
+    for path in beside:
+        put(tmp_path, f"{directory}/{path}", "ref: x")
+    replaced = scan(str(tmp_path)).replaced
+    expected = [f"{directory}/config"] if directory == ".git" or beside else []
+    assert [path for path, _ in replaced] == expected
+    assert "token" not in "".join(text for _, text in replaced)
+
+
 def test_the_git_configuration_is_replaced_by_one_without_credentials(tmp_path: Path) -> None:
     config = '[remote "origin"]\n\turl = https://me:pw@example.org/x.git\n[http]\n\textraheader = AUTHORIZATION: basic Zm9v\n'
     for place in (".git", ".git/modules/sub", "bare.git"):

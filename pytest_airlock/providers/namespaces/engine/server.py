@@ -292,6 +292,7 @@ class Server:
         except StepError:
             # Quarantined: its id slot and its tmpfs are never used again.
             box.slot = self._new_slot() if self.stage.idmap else box.slot
+            box.scratch = -1
             raise
         life.setup.close()
         if life.group is not None:

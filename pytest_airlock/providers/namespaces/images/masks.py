@@ -123,6 +123,9 @@ class _Walk:
                     name = entry.name
                     if self.modes and _is_private(entry):
                         self._hide(lead + name)
+                    elif name == "config" and os.path.basename(relative) == ".git":
+                        # By its name alone: in a worktree or with shared objects nothing else tells a git directory.
+                        self._replace(lead + name, credentials.clean_git_config)
                     elif name in _SUSPECT or name in below:
                         self._suspect(lead, name, entry, directories)
                     elif entry.is_dir(follow_symlinks=False):
@@ -167,7 +170,8 @@ class _Walk:
         """The rules of a git directory: .git, a bare repository, .git/modules/NAME."""
         if os.path.lexists(f"{path}/HEAD"):
             directories.remove("objects")  # thousands of entries, named by hashes
-            self._replace(f"{lead}config", credentials.clean_git_config)
+            if os.path.basename(lead[:-1]) != ".git":  # which was cleaned by its name
+                self._replace(f"{lead}config", credentials.clean_git_config)
 
     def _hide(self, relative: str) -> None:
         if relative in self.skip or self._exposed(relative):
