@@ -18,6 +18,8 @@ __all__ = ["DEADLINE", "KINDS", "Patience", "Replies"]
 
 #: Seconds a call may spend waiting for its worker, whose processor time the sandbox can take away, or stop it.
 DEADLINE = 600.0
+#: Seconds without any progress until a worker counts as stopped: the longest step without a frame takes a fraction of it.
+IDLE = 60.0
 
 KINDS: dict[int, FileKind] = {
     stat.S_IFREG: "file",
@@ -31,7 +33,9 @@ KINDS: dict[int, FileKind] = {
 
 
 class Patience:
-    """Seconds to wait for a peer in all, however it drips. What the caller does in between does not count."""
+    """Seconds to wait for a peer in all, however it drips, and IDLE at a time. What the caller does in between does not
+    count.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = self._left = seconds
@@ -39,7 +43,7 @@ class Patience:
     def wait(self, poll: select.poll) -> list[tuple[int, int]]:
         """The events, none when patience has run out."""
         before = time.monotonic()
-        events = poll.poll(max(0.0, self._left) * 1000)
+        events = poll.poll(max(0.0, min(self._left, IDLE)) * 1000)
         self._left -= time.monotonic() - before
         return events
 
@@ -75,7 +79,7 @@ class Replies:
         )
 
     def stuck(self) -> ProviderError:
-        return self.refuse(f"kept us waiting for more than {self._patience.seconds:g} seconds")
+        return self.refuse(f"kept us waiting for more than {min(self._patience.seconds, IDLE):g} seconds")
 
     def frames(self, *kinds: int) -> Iterator[tuple[int, bytes]]:
         """Frames of these kinds. Raises OSError for an ERROR frame, ProviderError for anything else, and what `died`

@@ -11,6 +11,7 @@ from files_workers import ThreadWorker, scripted, silent
 
 from pytest_airlock.errors import ProviderError, SandboxDied
 from pytest_airlock.providers.base import TreeEntry
+from pytest_airlock.providers.namespaces import replies
 from pytest_airlock.providers.namespaces.engine.frames import (
     CHANGE,
     DATA,
@@ -88,6 +89,12 @@ def test_a_stopped_worker_is_waited_for_no_longer_than_the_deadline(name: str) -
     with pytest.raises(ProviderError, match=r"kept us waiting for more than 0.05 seconds"):
         CALLS[name](FileClient(start, deadline=0.05))
     assert [worker.killed for worker in workers] == [True]
+
+
+def test_a_worker_without_progress_is_given_up_long_before_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replies, "IDLE", 0.05)
+    with pytest.raises(ProviderError, match=r"kept us waiting for more than 0.05 seconds"):
+        FileClient(silent, deadline=600).stat("/x")
 
 
 def test_a_worker_that_does_not_listen_is_not_written_to_for_ever() -> None:
