@@ -14,6 +14,8 @@ from attacker import Box
 from pytest_airlock.errors import SandboxDied, UnsupportedFeature
 from pytest_airlock.providers.base import ProviderSpec
 from pytest_airlock.providers.namespaces import NamespacesProvider
+from pytest_airlock.providers.namespaces.client import StepFailed
+from pytest_airlock.providers.namespaces.engine.world import View, World
 from pytest_airlock.providers.namespaces.limits import PROCESSES
 
 MIB = 1024**2
@@ -317,3 +319,20 @@ answer["nice"] = tried(os.setpriority, os.PRIO_PROCESS, 0, -1)
     for user in users:
         answer = box.attack(script, user=user)
         assert answer == {"limits": [[0, 0], [0, 0]], "fifo": "EPERM", "nice": "EACCES"}
+
+
+def test_rule24_a_base_image_that_cannot_be_built_leaves_no_mount_behind(provider: NamespacesProvider) -> None:
+    """The fork server's mounts are counted in its own /proc: each failed try would keep a tmpfs otherwise."""
+    engine = provider._engine
+    assert engine is not None
+
+    def mounts() -> int:
+        with open(f"/proc/{engine._process.pid}/mountinfo", encoding="utf-8", errors="replace") as file:
+            return len(file.readlines())
+
+    world = World((), (View("/conformance-no-such-directory", "/mnt"),)).to_json().decode()
+    before = mounts()
+    for _ in range(3):
+        with pytest.raises(StepFailed):
+            engine.call("base", world=world)
+    assert mounts() == before

@@ -43,7 +43,7 @@ from pytest_airlock.providers.namespaces.engine import cgroups, protocol
 from pytest_airlock.providers.namespaces.engine.protocol import Request
 from pytest_airlock.providers.namespaces.files_client import FileClient
 from pytest_airlock.providers.namespaces.limits import sandbox_limits
-from pytest_airlock.providers.namespaces.process import Life, NamespaceProcess, spawn
+from pytest_airlock.providers.namespaces.process import PATIENCE, Life, NamespaceProcess, spawn
 from pytest_airlock.providers.namespaces.worker import Worker
 
 __all__ = ["NamespacesProvider"]
@@ -109,6 +109,9 @@ class NamespacesProvider:
                 self._engine = Engine()
             except StepFailed as error:
                 raise self._explained(error) from None
+            # Whatever the server before had is gone with it.
+            for box in self._boxes.values():
+                box.end()
             self._boxes.clear()
             self._bases.clear()
         return self._engine
@@ -199,7 +202,11 @@ class NamespacesProvider:
 
     def _ready(self, life: Life) -> None:
         """Wait for the child's word. It is trusted code until it says READY, but what it sends is bounded all the same."""
-        message = life.control.recv(4096)
+        life.control.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, protocol.timeval(PATIENCE))
+        try:
+            message = life.control.recv(4096)
+        except BlockingIOError:
+            raise SandboxDied(life.name, f"its root was not put together in {PATIENCE:g} seconds") from None
         if message == protocol.READY:
             return
         if message[:1] == protocol.BROKEN:

@@ -55,6 +55,13 @@ class Base:
         os.mkdir(self.home)
         # A mount of its own, so that one umount takes all that is mounted below.
         syscalls.mount(self.home, self.home, None, syscalls.MS_BIND)
+        try:
+            self._fill(probe)
+        except BaseException:
+            self.close()
+            raise
+
+    def _fill(self, probe: Slot) -> None:
         os.mkdir(f"{self.home}/t")
         syscalls.mount("tmpfs", f"{self.home}/t", "tmpfs", _RO, "mode=755,size=1g,nr_inodes=1m")
         mask = os.umask(0)
