@@ -293,9 +293,8 @@ ROWS: tuple[Row, ...] = (
         ("mount overlay", "xattr", "whiteout"),
         (EOPNOTSUPP, EIO, EINVAL),
         "tmpfs keeps no `user.` attributes before Linux 6.6, so deletions in a copy-on-write directory are lost",
-        "a state directory (AIRLOCK_STATE_DIR) on ext4, xfs or btrfs, without a disk limit; or a newer kernel",
+        "Linux 6.6 or newer (Debian 12: `apt install -t bookworm-backports linux-image-amd64`; Ubuntu 22.04: the HWE kernel)",
         _older(6, 6),
-        feature="disk",
         evidence="simulated",
     ),
     Row(
