@@ -52,6 +52,12 @@ def _size(value: object) -> object:
     return size
 
 
+def _address_space(value: int) -> int:
+    if value < 64 * 1024**2:
+        raise ValueError("address_space is at least 64M: each process has that, and a small interpreter takes half of it")
+    return value
+
+
 def _count(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"cpu is a whole number of processors, at least 1, not {value!r}")
@@ -76,6 +82,7 @@ def _seconds(value: object) -> object:
 
 
 Size = Annotated[int, BeforeValidator(_size)]
+AddressSpace = Annotated[Size, AfterValidator(_address_space)]
 Cpu = Annotated[int, BeforeValidator(_count), Field(ge=1, le=65_536)]
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 Environment = Annotated[dict[str, str], AfterValidator(_env_name)]
@@ -169,6 +176,8 @@ class SandboxSpec(_Model):
     cpu: Cpu | None = None
     memory: Size | None = None
     disk: Size | None = None
+    address_space: AddressSpace | None = None
+    nesting: StrictBool | None = None
     env: Environment = Field(default_factory=dict)
     mounts: Annotated[tuple[Mount, ...], BeforeValidator(_mounts)] = ()
     source: str | Literal[False] | None = None

@@ -110,8 +110,10 @@ FEATURES: Mapping[str, str] = {
     "cpu": "at most that many processors",
     "memory": "a cap on all memory, tmpfs and kernel memory included",
     "disk": "a cap on what the sandbox can write",
+    "address_space": "a cap on the address space of each process, which is none on what they use together",
     "pids": "a cap on the number of processes",
     "syscall_filter": "an allow-list of system calls",
+    "landlock": "a second wall: files outside, abstract sockets and signals are refused by Landlock as well",
     "private_proc": "/proc shows the sandbox's processes only",
     "nested": "user name spaces can be made inside",
     "image_host": "a copy-on-write view of this machine as image",
@@ -162,7 +164,7 @@ class NetworkRule:
 
 @dataclass(frozen=True, slots=True)
 class ProviderSpec:
-    """What a provider is asked to make. cpu in processors, memory and disk in bytes, None = its own default."""
+    """What a provider is asked to make. cpu in processors, sizes in bytes, None = its own default."""
 
     name: str
     image: str | None = None
@@ -175,6 +177,7 @@ class ProviderSpec:
     cpu: int | None = None
     memory: int | None = None
     disk: int | None = None
+    address_space: int | None = None
     required: frozenset[str] = frozenset()
 
 

@@ -58,7 +58,7 @@ _PROTOCOLS = {
     "Diffs": ("diff",),
     "Networks": ("set_network", "attempts"),
 }
-_WISHES = {"cpu", "memory", "disk"}
+_WISHES = {"cpu", "memory", "disk", "address_space"}
 
 
 class _Clock(Protocol):

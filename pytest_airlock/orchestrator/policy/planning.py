@@ -38,6 +38,7 @@ _PROJECT_FILES = (
     *("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg", "pyproject.toml"),
     *(".git", ".hg", ".svn", ".jj", ".bzr", "_darcs"),
 )
+_SIZES = ("cpu", "memory", "disk", "address_space")
 _NETWORK_FEATURES: Mapping[NetworkMode, str] = {
     "locked": "network_locked",
     "allow": "network_allow",
@@ -94,10 +95,11 @@ def plan(
         cwd=project.mount.target if project.mount else None,
         mounts=mounts,
         expose=_expose(spec, project.mount),
-        nested=profile.nested,
+        nested=_nested(spec, profile),
         cpu=profile.cpu if spec.cpu is None else spec.cpu,
         memory=profile.memory if spec.memory is None else spec.memory,
         disk=next(disk for disk in (spec.disk, profile.disk, DEFAULT_DISK) if disk is not None),
+        address_space=spec.address_space,
         required=_required(spec, network, user, mounts, image) | _STRICTER.get(profile.rank, frozenset()),
     )
     provider_name = default_provider if spec.provider is None else spec.provider
@@ -169,6 +171,15 @@ def _user(spec: SandboxSpec, profile: Profile) -> str:
     if spec.user == "root" and profile.user != "root":
         raise ProfileForbids(profile.name, "user='root'", hint="leave user= out, or choose profile='cautious'")
     return profile.user if spec.user is None else spec.user
+
+
+def _nested(spec: SandboxSpec, profile: Profile) -> bool:
+    """Closed unless it is asked for: user name spaces are the widest way to the kernel's less tried parts."""
+    if spec.nesting and not profile.nested:
+        raise ProfileForbids(
+            profile.name, "nesting=True", hint="profile='dev' lets name spaces be made inside, or extend one with nested"
+        )
+    return bool(spec.nesting)
 
 
 def _project(
@@ -283,7 +294,9 @@ def _required(
 ) -> frozenset[str]:
     features = {"syscall_filter", "private_proc", "user_root" if user == "root" else "user_ordinary"}
     features.update(f"mount_{mount.mode}" for mount in mounts)
-    features.update(resource for resource in ("cpu", "memory", "disk") if getattr(spec, resource) is not None)
+    features.update(resource for resource in _SIZES if getattr(spec, resource) is not None)
+    if spec.nesting:
+        features.add("nested")
     # An open network nobody asked for is a convenience of the profile, not isolation: a provider may well stay locked.
     if spec.network is not None or network.mode == "locked":
         features.add(_NETWORK_FEATURES[network.mode])
@@ -314,7 +327,7 @@ def _key(
         "provider": provider,
         "network": [network.mode, *sorted(network.allow)],
         "provision": provision,
-        "set": [spec.cpu, spec.memory, spec.disk],
+        "set": [getattr(spec, resource) for resource in _SIZES],
         "ports": sorted(set(spec.ports)),
         "keep": spec.keep,
     }

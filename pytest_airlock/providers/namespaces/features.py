@@ -34,13 +34,16 @@ _ALWAYS = frozenset(
         "image_rootfs",
         "snapshots",
         "diff",
+        "address_space",
     }
 )
 #: Groups that are as good as root on the host.
 _POWERFUL = frozenset(
     {"adm", "disk", "docker", "incus", "kmem", "kvm", "libvirt", "lxd", "root", "shadow", "sudo", "video", "wheel"}
 )
-_WISHES = ("cpu", "memory", "disk")
+_WISHES = ("cpu", "memory", "disk", "address_space")
+#: With it file rules came that let files be moved (landlock(7)).
+_LANDLOCK_ABI = 2
 
 
 def found(report: dict[str, Any]) -> Features:
@@ -70,6 +73,14 @@ def found(report: dict[str, Any]) -> Features:
             present.add(name)
         elif name == "memory":
             absent[name] = Absence(means["why"], means["fix"])
+    if report["landlock"] >= _LANDLOCK_ABI:
+        notes.append(f"landlock ABI {report['landlock']}")
+        present.add("landlock")
+    else:
+        absent["landlock"] = Absence(
+            "this kernel has no Landlock, or none with ABI 2: the second wall is missing, the first stands",
+            "Linux 5.19 or newer with landlock in its kernel parameter lsm=",
+        )
     if report["privileged"] and not report["idmap"]:
         present.discard("mount_rw")
         absent["mount_rw"] = Absence(
@@ -80,6 +91,11 @@ def found(report: dict[str, Any]) -> Features:
 
 
 def enforced(spec: ProviderSpec, features: Features) -> tuple[str, ...]:
-    """What is enforced for this sandbox: everything present, but of the sizes only those that were given."""
-    given = {name for name in _WISHES if getattr(spec, name) is not None}
-    return tuple(sorted(name for name in features.present if name not in _WISHES or name in given))
+    """What is enforced for this sandbox: everything present, but of the sizes only those that were given.
+
+    Landlock's file rules forbid to mount, so a sandbox with nested name spaces has none.
+    """
+    left_out = {name for name in _WISHES if getattr(spec, name) is None}
+    if spec.nested:
+        left_out.add("landlock")
+    return tuple(sorted(features.present - left_out))

@@ -25,8 +25,8 @@ def sandbox_limits(spec: ProviderSpec, found: Features, *, uid: int) -> dict[str
     # Joining a group costs 10 ms on version 1 (the kernel waits for a grace period), so only who asked for a limit does.
     wanted = {name: value for name, value in (("cpu", spec.cpu), ("memory", spec.memory)) if value and name in by_group}
     if "memory" in wanted and "disk" not in spec.required:
-        # A full disk is an error of the command; memory that runs out may take PID 1, and the sandbox with it.
-        disk = min(disk, wanted["memory"])
+        # Files stay when a command is killed for want of memory: without a rest for PID 1 it would be the next.
+        disk = min(disk, int(wanted["memory"]) // 2)
     return {
         "uid": uid,
         "nested": spec.nested,
@@ -46,6 +46,8 @@ def sandbox_limits(spec: ProviderSpec, found: Features, *, uid: int) -> dict[str
             # Users of audio groups may have real-time priorities (limits.conf(5)): a loop with one would stop the machine.
             ("RLIMIT_RTPRIO", 0, 0),
             ("RLIMIT_NICE", 0, 0),
+            # Of each process, PID 1 included, which takes part of the least there may be (models.py).
+            *([("RLIMIT_AS", spec.address_space, spec.address_space)] if spec.address_space else []),
         ],
     }
 

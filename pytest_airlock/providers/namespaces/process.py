@@ -21,6 +21,8 @@ __all__ = ["Life", "NamespaceProcess", "spawn"]
 #: Seconds until an agent that does not answer counts as stuck (a hung mount, a kernel bug): never in normal use.
 PATIENCE = 60.0
 _DEATH_MS = 10_000
+#: The direct child ended by SIGKILL, or it is a shell whose command did.
+_KILLED = (-signals.SIGKILL, 128 + signals.SIGKILL)
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.EBADF)
 _lives: weakref.WeakSet[Life] = weakref.WeakSet()
 
@@ -29,14 +31,8 @@ class Life:
     """The client's end of one incarnation of a sandbox: its control socket and the pidfd of its PID 1."""
 
     def __init__(self, name: str, control: _socket.socket, pidfd: int, oom_kills: Callable[[], int]) -> None:
-        self.name, self.control, self.pidfd, self._oom_kills = name, control, pidfd, oom_kills
-        self._oom_seen = 0
+        self.name, self.control, self.pidfd, self.oom_kills = name, control, pidfd, oom_kills
         _lives.add(self)
-
-    def oom_killed(self) -> bool:
-        """Whether the kernel killed for the memory limit since this was last asked."""
-        seen, self._oom_seen = self._oom_seen, self._oom_kills()
-        return self._oom_seen > seen
 
     def alive(self) -> bool:
         """The kernel's word: PID 1 has not ended."""
@@ -123,6 +119,8 @@ class NamespaceProcess:
         self.stdin, self.stdout, self.stderr = streams
         self._exit: Exit | None = None
         self._born = 0
+        self._killed = False  # by us
+        self._oom_kills = life.oom_kills()
         self.pid = 0
 
     def started(self, command: Command) -> None:
@@ -167,14 +165,16 @@ class NamespaceProcess:
             reply.user_time / 1e6,
             reply.system_time / 1e6,
             reply.max_rss,
-            oom_killed=status == -signals.SIGKILL and self._life.oom_killed(),
+            oom_killed=status in _KILLED and not self._killed and self._life.oom_kills() > self._oom_kills,
         )
 
     def send_signal(self, signal: int) -> None:
         if self.poll() is None:
+            self._killed |= signal == signals.SIGKILL
             self._life.call(Request(protocol.SIGNAL, value=int(signals.Signals(signal)), target=self.pid))
 
     def kill_tree(self) -> None:
+        self._killed = True
         self._life.call(Request(protocol.KILL_TREE, value=self._born, target=self.pid))
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,7 @@ class NamespacesProvider:
     def _live(self, handle: Handle, box: Box, op: str, **request: Any) -> None:
         """Have the fork server begin a new life, and wait until it is ready."""
         _, (control, pidfd) = self._call(op, id=box.number, **request)
-        life = Life(handle.name, _socket.socket(fileno=control), pidfd, lambda: self._call("oom", id=box.number)[0])
+        life = Life(handle.name, _socket.socket(fileno=control), pidfd, self._oom_counter(box))
         try:
             self._ready(life)
         except BaseException:
@@ -199,6 +199,10 @@ class NamespacesProvider:
             self._call("kill", id=box.number)
             raise
         box.life, box.untouched, box.nonce = life, True, secrets.token_hex(8)
+
+    def _oom_counter(self, box: Box) -> Callable[[], int]:
+        """How often the kernel killed for the sandbox's memory limit; nobody is asked where there is none."""
+        return (lambda: 0) if box.spec.memory is None else lambda: int(self._call("oom", id=box.number)[0])
 
     def _ready(self, life: Life) -> None:
         """Wait for the child's word. It is trusted code until it says READY, but what it sends is bounded all the same."""

@@ -14,6 +14,7 @@ import stat
 import time
 
 from . import files, processes, protocol, syscalls
+from .oom import CommandsFirst
 from .protocol import Reply, Request
 
 __all__ = ["serve"]
@@ -30,8 +31,8 @@ _LISTED = 64  # processes named at most: what is told must fit the channel
 class Agent:
     """The loop and what it answers. `uid` is the ordinary id of commands, 0 or 1000."""
 
-    def __init__(self, control: _socket.socket, uid: int, *, many_users: bool) -> None:
-        self.control, self.uid, self.many_users = control, uid, many_users
+    def __init__(self, control: _socket.socket, uid: int, *, many_users: bool, score: CommandsFirst) -> None:
+        self.control, self.uid, self.many_users, self.score = control, uid, many_users, score
         self.running: dict[int, _socket.socket] = {}  # pid to reply channel, which stays open until the exit is told
         self.workers: set[int] = set()  # those of them that are our own file calls, not commands
         self.own = os.getuid()
@@ -83,7 +84,7 @@ class Agent:
         actions = _redirections(request.stdio, fds)
         born = processes.now()
         environment = dict(pair.split(b"=", 1) for pair in request.env)
-        with _Credentials(self, request.uid, request.gid):
+        with _Credentials(self, request.uid, request.gid), self.score:
             try:
                 os.chdir(request.cwd)
             except OSError as error:
@@ -239,9 +240,11 @@ class _Credentials:
             syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
-def serve(control: _socket.socket, owner: int, server: int, uid: int, *, many_users: bool) -> None:
+def serve(
+    control: _socket.socket, owner: int, server: int, uid: int, *, many_users: bool, score: CommandsFirst
+) -> None:
     """Run PID 1. `owner` and `server` are pidfds of the processes whose death ends the sandbox."""
-    Agent(control, uid, many_users=many_users).loop(owner, server)
+    Agent(control, uid, many_users=many_users, score=score).loop(owner, server)
 
 
 def _redirections(stdio: int, fds: list[int]) -> list[tuple[int, int, int]]:

@@ -14,13 +14,25 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from . import cgroup_tree
+from . import cgroup_tree, syscalls
 from .cgroup_tree import Absence, CgroupError, Place, read, write
 
-__all__ = ["CONTROLLERS", "Absence", "CgroupError", "CgroupMeans", "Group", "create", "probe", "sweep"]
+__all__ = [
+    "CONTROLLERS",
+    "NOWHERE",
+    "Absence",
+    "CgroupError",
+    "CgroupMeans",
+    "Entrance",
+    "Group",
+    "create",
+    "probe",
+    "sweep",
+]
 
 CONTROLLERS = cgroup_tree.CONTROLLERS
 _NAME = "airlock-"
+_O_PATH = 0o10000000
 _PERIOD = 100_000  # microseconds, the kernel's default
 
 
@@ -36,6 +48,35 @@ class CgroupMeans(NamedTuple):
         return found
 
 
+class Entrance(NamedTuple):
+    """`unified` is the group of version 2 that clone3 puts the child into; to `files` the child itself writes.
+
+    The kernel moves a process to another group in about 10 ms, waiting for every processor, so that none of its threads
+    is born in the meantime. It need not for CLONE_INTO_CGROUP, nor for a single thread that moves itself, which version
+    1 allows by "0" in `tasks`. Permissions are those of who opened the file.
+    """
+
+    unified: int
+    files: tuple[int, ...]
+
+    def join(self) -> None:
+        """For the child, while it has no other thread. Raises CgroupError."""
+        for fd in self.files:
+            try:
+                os.write(fd, b"0")
+            except OSError as error:
+                raise CgroupError(error.errno or 0, "cgroup", os.readlink(f"/proc/self/fd/{fd}")) from error
+
+    def close(self) -> None:
+        for fd in (self.unified, *self.files):
+            if fd >= 0:
+                os.close(fd)
+
+
+#: Of a sandbox without limits.
+NOWHERE = Entrance(-1, ())
+
+
 class Group(NamedTuple):
     """The directories of one sandbox: one for each hierarchy that limits it."""
 
@@ -48,18 +89,22 @@ class Group(NamedTuple):
         for place in self.places:
             write(f"{self.prefix}{place.path}/cgroup.procs", str(pid))
 
-    def open_procs(self) -> list[int]:
-        """Descriptors of the cgroup.procs files: a child without these paths joins by writing "0" to each."""
-        opened: list[int] = []
+    def entrance(self) -> Entrance:
+        """What a child needs to be in it from the start; to be closed after the clone."""
+        unified, files = -1, []
+        into = syscalls.has_clone3()
         try:
             for place in self.places:
-                fd = os.open(f"{self.prefix}{place.path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
-                opened.append(fd)
+                path = f"{self.prefix}{place.path}"
+                if place.version == 2 and into:
+                    unified = os.open(path, _O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                else:
+                    name = "cgroup.procs" if place.version == 2 else "tasks"
+                    files.append(os.open(f"{path}/{name}", os.O_WRONLY | os.O_CLOEXEC))
         except BaseException:
-            for fd in opened:
-                os.close(fd)
+            Entrance(unified, tuple(files)).close()
             raise
-        return opened
+        return Entrance(unified, tuple(files))
 
     def pids(self) -> set[int]:
         """Who is in it, groups below included, as this process' pid name space numbers them."""

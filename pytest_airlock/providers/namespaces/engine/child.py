@@ -15,7 +15,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-from . import agent, base, protocol, syscalls
+from . import agent, base, cgroups, landlock, oom, protocol, syscalls
 from .identity import write_proc
 from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT, StepError
 
@@ -49,7 +49,7 @@ KEPT_CAPABILITIES = sum(1 << number for number in (0, 1, 3, 4, 5, 6, 7, 8, 10, 1
 
 class Options(NamedTuple):
     """What one world is made of besides its files. Sizes in bytes; `limits` are (resource, soft, hard),
-    `affinity` how many processors it is pinned to where no cgroup can limit it (0 = all).
+    `affinity` how many processors it is pinned to where no cgroup can limit it (0 = all), `landlock` its ABI (0 = none).
     """
 
     views: tuple[base.Layered, ...]
@@ -63,6 +63,7 @@ class Options(NamedTuple):
     limits: tuple[tuple[int, int, int], ...]
     last_capability: int
     affinity: int
+    landlock: int
 
 
 class Ends(NamedTuple):
@@ -73,11 +74,13 @@ class Ends(NamedTuple):
     mapped: int
     owner: int
     server: int
+    entrance: cgroups.Entrance
 
 
 def run(options: Options, ends: Ends) -> None:
     """Never returns."""
     try:
+        ends.entrance.join()
         _keep_only({ends.control.fileno(), ends.setup.fileno(), ends.mapped, ends.owner, ends.server})
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
         if not os.read(ends.mapped, 1):
@@ -92,8 +95,11 @@ def run(options: Options, ends: Ends) -> None:
         _loopback_up()
         _build_root(options, ends)
         _enter_root()
+        commands_first = oom.CommandsFirst()
         _lock_down(options)
-        agent.serve(ends.control, ends.owner, ends.server, options.uid, many_users=options.many_users)
+        agent.serve(
+            ends.control, ends.owner, ends.server, options.uid, many_users=options.many_users, score=commands_first
+        )
     except Exception as error:  # noqa: BLE001 - nobody is above us to see it: it is told to the client
         step = getattr(error, "step", "") or f"{type(error).__name__}: {error}"[:500]
         report = [step, getattr(error, "errno", None) or 0, str(getattr(error, "filename", None) or "")[:1000]]
@@ -249,7 +255,7 @@ def _enter_root() -> None:
 
 
 def _lock_down(options: Options) -> None:
-    """From here on nothing can be undone. Order: what needs capabilities first, the filter last but one."""
+    """From here on nothing can be undone. Order: what needs capabilities first, the filter last."""
     for number, soft, hard in options.limits:
         ceiling = resource.getrlimit(number)[1]
         if ceiling != resource.RLIM_INFINITY:
@@ -267,4 +273,5 @@ def _lock_down(options: Options) -> None:
     # Cleared by every change of credentials, so set again.
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    landlock.confine(options.landlock, files=not options.nested)
     syscalls.seccomp(options.program)

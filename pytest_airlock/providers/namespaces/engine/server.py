@@ -219,16 +219,18 @@ class Server:
         try:
             options = self._options(box)
             group = self._group(box)
-            pid, pidfd = syscalls.clone(_NAMESPACES)
-            if pid == 0:
-                child.run(options, child.Ends(far, setup_far, wait, self.owner, self.myself))
+            entrance = group.entrance() if group is not None else cgroups.NOWHERE
+            try:
+                pid, pidfd = syscalls.clone(_NAMESPACES, entrance.unified)
+                if pid == 0:
+                    child.run(options, child.Ends(far, setup_far, wait, self.owner, self.myself, entrance))
+            finally:
+                entrance.close()
             life = Life(pid, pidfd, setup, group)
             try:
                 inside = 0 if self.stage.identity.ids > 1 else box.spec["uid"]
                 for name in ("uid_map", "gid_map"):
                     identity.write_proc(f"/proc/{pid}/{name}", box.slot.id_map(self.stage.identity, inside))
-                if group is not None:
-                    group.add(pid)
                 os.write(go, b"x")
             except BaseException:
                 self._bury(life)
@@ -261,6 +263,7 @@ class Server:
             limits=tuple((getattr(resource, name), soft, hard) for name, soft, hard in spec["limits"]),
             last_capability=self.stage.last_capability,
             affinity=spec["affinity"],
+            landlock=self.stage.landlock,
         )
 
     def _group(self, box: Sandbox) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any, NamedTuple
 
-from . import cgroups, identity, processes, syscalls
+from . import cgroups, identity, landlock, oom, processes, syscalls
 from .identity import Identity, Slot
 from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT, StepError
 
@@ -27,13 +27,14 @@ _DEVICE_LINKS = (
 
 
 class Stage(NamedTuple):
-    """What was found: `probe` is the first id slot, `idmap` whether a tmpfs can be shifted into a slot."""
+    """What was found: `probe` is the first id slot, `idmap` whether a tmpfs can be shifted into a slot, `landlock` its ABI."""
 
     identity: Identity
     probe: Slot
     idmap: bool
     means: cgroups.CgroupMeans
     last_capability: int
+    landlock: int
 
     def report(self) -> dict[str, Any]:
         """What the client is told."""
@@ -43,6 +44,7 @@ class Stage(NamedTuple):
             "idmap": self.idmap,
             "groups": list(self.identity.groups),
             "cgroups": self.means.to_json(),
+            "landlock": self.landlock,
             "pid": os.getpid(),
             "born": processes.now(),
         }
@@ -50,6 +52,7 @@ class Stage(NamedTuple):
 
 def prepare() -> Stage:
     """Enter our own name spaces and lay out the private root. Raises StepError naming what failed."""
+    oom.give_up_protection()
     who = identity.enter()
     syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS)
     syscalls.mount(None, "/", None, MS_REC | syscalls.MS_PRIVATE)
@@ -65,7 +68,8 @@ def prepare() -> Stage:
     means = cgroups.probe(prefix="/host")
     cgroups.sweep(prefix="/host")
     probe = identity.open_slot(0, who)
-    return Stage(who, probe, who.privileged and _tmpfs_can_shift(probe), means, _last_capability())
+    idmap = who.privileged and _tmpfs_can_shift(probe)
+    return Stage(who, probe, idmap, means, _last_capability(), landlock.version())
 
 
 def _make_devices() -> None:

@@ -20,6 +20,7 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 CLONE_PIDFD = 0x00001000
+CLONE_INTO_CGROUP = 0x200000000
 SIGCHLD = 17
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
@@ -39,6 +40,8 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS = 1, 4, 8
 PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
 KEYCTL_JOIN_SESSION_KEYRING = 1
 SECCOMP_SET_MODE_FILTER = 1
+LANDLOCK_CREATE_RULESET_VERSION = 1
+LANDLOCK_RULE_PATH_BENEATH = 1
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
 # Calls without a libc wrapper everywhere: (x86-64, arm64), asm/unistd_64.h and asm-generic/unistd.h.
@@ -54,6 +57,9 @@ _NUMBERS = {
     "clone3": (435, 435),
     "openat2": (437, 437),
     "mount_setattr": (442, 442),
+    "landlock_create_ruleset": (444, 444),
+    "landlock_add_rule": (445, 445),
+    "landlock_restrict_self": (446, 446),
 }
 _MACHINES = {"x86_64": 0, "aarch64": 1}
 
@@ -149,17 +155,21 @@ def mount_setattr(tree: int, attributes: int, *, userns: int = 0, recursive: boo
     _call("mount_setattr", tree, b"", flags, request, len(request))
 
 
-def clone(flags: int) -> tuple[int, int]:
+def clone(flags: int, cgroup: int = -1) -> tuple[int, int]:
     """fork(2) into new name spaces, in one call: (pid, pidfd) in the parent, (0, -1) in the child.
 
     clone3(2), or clone(2) where a filter answers ENOSYS. The interpreter is told (PyOS_*Fork), since libc is not.
+    `cgroup` is the descriptor of a version 2 control group to be born in: see has_clone3.
     """
     python = ctypes.pythonapi
     pidfd = ctypes.c_int(-1)
-    request = struct.pack("=11Q", flags | CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, SIGCHLD, 0, 0, 0, 0, 0, 0)
+    into = CLONE_INTO_CGROUP if cgroup >= 0 else 0
+    request = struct.pack(
+        "=11Q", flags | CLONE_PIDFD | into, ctypes.addressof(pidfd), 0, 0, SIGCHLD, 0, 0, 0, 0, 0, max(cgroup, 0)
+    )
     python.PyOS_BeforeFork()
     pid = _syscall_locked(_long(_number("clone3")), request, _long(len(request)))
-    if pid < 0 and ctypes.get_errno() == 38:
+    if pid < 0 and ctypes.get_errno() == 38 and not into:
         pid = _syscall_locked(
             _long(_number("clone")), _long(flags | CLONE_PIDFD | SIGCHLD), None, ctypes.byref(pidfd), None, None
         )
@@ -169,8 +179,18 @@ def clone(flags: int) -> tuple[int, int]:
     number = ctypes.get_errno()
     python.PyOS_AfterFork_Parent()
     if pid < 0:
-        raise StepError(number, "clone3")
+        # EACCES, EBUSY, ENODEV, EOPNOTSUPP
+        raise StepError(number, "cgroup" if into and number in (13, 16, 19, 95) else "clone3")
     return pid, pidfd.value
+
+
+def has_clone3() -> bool:
+    """Whether clone3(2) can be used: a filter may answer ENOSYS, or EPERM; the kernel finds fault with no arguments."""
+    try:
+        _call("clone3", None, 0)
+    except StepError as error:
+        return error.errno == 22  # EINVAL
+    return False
 
 
 def open_plain(path: bytes, flags: int, mode: int = 0) -> int:
@@ -199,6 +219,27 @@ def seccomp(program: bytes) -> None:
     code = ctypes.create_string_buffer(program, len(program))
     fprog = struct.pack("=H6xQ", len(program) // 8, ctypes.addressof(code))
     _call("seccomp", SECCOMP_SET_MODE_FILTER, 0, fprog)
+
+
+def landlock_abi() -> int:
+    """landlock_create_ruleset(2) asked for its version, 1 or more. Raises StepError where there is none."""
+    return _call("landlock_create_ruleset", None, 0, LANDLOCK_CREATE_RULESET_VERSION)
+
+
+def landlock_create_ruleset(access_fs: int, scoped: int) -> int:
+    """landlock_create_ruleset(2): a descriptor of rules that decide about these rights to files and these scopes."""
+    attributes = struct.pack("=3Q", access_fs, 0, scoped)
+    return _call("landlock_create_ruleset", attributes, len(attributes), 0)
+
+
+def landlock_add_rule(ruleset: int, access: int, parent: int) -> None:
+    """landlock_add_rule(2): allow these rights below the directory `parent` (a descriptor)."""
+    _call("landlock_add_rule", ruleset, LANDLOCK_RULE_PATH_BENEATH, struct.pack("=Qi", access, parent), 0)
+
+
+def landlock_restrict_self(ruleset: int) -> None:
+    """landlock_restrict_self(2): this thread and what it starts; needs no_new_privs."""
+    _call("landlock_restrict_self", ruleset, 0)
 
 
 def join_session_keyring() -> None:
