@@ -54,7 +54,9 @@ def _size(value: object) -> object:
 
 def _address_space(value: int) -> int:
     if value < 64 * 1024**2:
-        raise ValueError("address_space is at least 64M: each process has that, and a small interpreter takes half of it")
+        raise ValueError(
+            "address_space is at least 64M: each process has that, and a small interpreter takes half of it"
+        )
     return value
 
 

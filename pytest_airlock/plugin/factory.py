@@ -28,6 +28,8 @@ class SpecWords(TypedDict, total=False):
     cpu: int | None
     memory: int | str | None
     disk: int | str | None
+    address_space: int | str | None
+    nesting: bool | None
     env: Mapping[str, str] | None
     mounts: Sequence[str | PathLike[str] | Mapping[str, str] | Mount] | None
     source: str | PathLike[str] | bool | None

@@ -177,7 +177,9 @@ def _nested(spec: SandboxSpec, profile: Profile) -> bool:
     """Closed unless it is asked for: user name spaces are the widest way to the kernel's less tried parts."""
     if spec.nesting and not profile.nested:
         raise ProfileForbids(
-            profile.name, "nesting=True", hint="profile='dev' lets name spaces be made inside, or extend one with nested"
+            profile.name,
+            "nesting=True",
+            hint="profile='dev' lets name spaces be made inside, or extend one with nested",
         )
     return bool(spec.nesting)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_airlock.providers.namespaces.engine import cgroup_tree, cgroups
+from pytest_airlock.providers.namespaces.engine import cgroup_tree, cgroups, syscalls
 
 STAT = "4711 (a (very) odd name) S 1 " + " ".join(str(n) for n in range(5, 22)) + " 8899 0 0\n"
 V1_FILES = {
@@ -67,7 +67,7 @@ class FakeHost:
     def fill(self, path: str) -> None:
         for point, files in self.hierarchies.items():
             if path.startswith(self.prefix + point):
-                for name in (*files, "cgroup.procs"):
+                for name in (*files, "cgroup.procs", *([] if "cgroup.type" in files else ["tasks"])):
                     Path(path, name).touch()
 
     def mkdir(self, path: str, mode: int = 0o777) -> None:
@@ -340,10 +340,39 @@ def test_joining_writes_to_every_hierarchy(host: FakeHost) -> None:
     group.add(77)
     assert [host.read(f"{place.path}/cgroup.procs") for place in group.places] == ["77", "77"]
     assert group.pids() == {77}
-    for fd in group.open_procs():
-        os.write(fd, b"0\n")
-        os.close(fd)
-    assert [host.read(f"{place.path}/cgroup.procs")[:2] for place in group.places] == ["0\n", "0\n"]
+
+
+def test_a_child_enters_version_1_by_its_own_hand_in_every_hierarchy(host: FakeHost) -> None:
+    group = cgroups.create("1", cpu=1, pids=5, prefix=version1(host).prefix)
+    entrance = group.entrance()
+    entrance.join()
+    entrance.close()
+    assert entrance.unified == -1
+    assert [host.read(f"{place.path}/tasks") for place in group.places] == ["0", "0"]
+
+
+@pytest.mark.parametrize("into", [True, False])
+def test_a_child_is_born_in_version_2_where_the_kernel_can(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, *, into: bool
+) -> None:
+    monkeypatch.setattr(syscalls, "has_clone3", lambda: into)
+    version2(host, "/a", down="cpu memory pids")
+    group = cgroups.create("1", cpu=1, pids=5, prefix=host.prefix)
+    entrance = group.entrance()
+    entrance.join()
+    (place,) = group.places
+    if into:
+        assert os.path.samestat(os.fstat(entrance.unified), os.stat(group.prefix + place.path))
+    assert host.read(f"{place.path}/cgroup.procs") == ("" if into else "0")
+    entrance.close()
+
+
+def test_entering_a_group_that_refuses_names_the_file(host: FakeHost) -> None:
+    group = cgroups.create("1", pids=5, prefix=version1(host).prefix)
+    path = f"{group.prefix}{group.places[0].path}/tasks"
+    with open(path, "rb") as unwritable, pytest.raises(cgroups.CgroupError, match="Bad file descriptor") as caught:
+        cgroups.Entrance(-1, (unwritable.fileno(),)).join()
+    assert (caught.value.step, caught.value.filename) == ("cgroup", path)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_airlock.providers.namespaces.engine import cgroups
+from pytest_airlock.providers.namespaces.engine import cgroup_tree, cgroups, syscalls
+from pytest_airlock.providers.namespaces.engine.syscalls import StepError
 
 FORKER = """
 import os, sys
@@ -177,3 +179,118 @@ os._exit(0)
             assert not os.path.exists(path)
             assert os.path.exists(alive.places[0].path)
         assert state(pid) in ("gone", "Z")
+
+
+# ---------------------------------------------------------------- version 2: without controllers, as hybrid hosts have it
+
+
+def unified() -> str:
+    """A directory of a version 2 hierarchy in which this user may make groups."""
+    own, mounts = cgroup_tree._own(""), cgroup_tree._mounts("")
+    directory = cgroup_tree._directory(mounts, "", own[""]) if "" in own else ""
+    if not directory or not os.access(f"{directory}/cgroup.procs", os.W_OK):
+        pytest.skip("no version 2 hierarchy is mounted in which this user may make groups")
+    return directory
+
+
+@contextlib.contextmanager
+def unified_group() -> Iterator[cgroups.Group]:
+    place = cgroups.Place(f"{unified()}/airlock-test-{os.urandom(4).hex()}", 2)
+    cgroup_tree.mkdir(place.path)
+    group = cgroups.Group((place,))
+    try:
+        yield group
+    finally:
+        group.kill()
+        group.remove()
+        assert not os.path.exists(place.path)
+
+
+BORN = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from engine import cgroups, syscalls
+group = cgroups.Group((cgroups.Place(sys.argv[2], 2),))
+entrance = group.entrance()
+pid, pidfd = syscalls.clone(0, entrance.unified)
+if pid == 0:
+    entrance.join()
+    print(os.getpid(), flush=True)
+    os.kill(os.getpid(), 19)
+    os._exit(0)
+entrance.close()
+os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+print(sorted(group.pids()) == [pid], flush=True)
+sys.stdin.readline()
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.parametrize("clone3", [True, False], ids=["clone3", "no clone3"])
+def test_a_child_is_born_in_its_group_and_ends_with_it(*, clone3: bool) -> None:
+    """CLONE_INTO_CGROUP, and where a filter answers ENOSYS the child's own hand; then cgroup.kill, of a stopped one."""
+    script = BORN if clone3 else BORN.replace("group =", "syscalls.has_clone3 = lambda: False\ngroup =", 1)
+    engine = Path(cgroups.__file__).parent.parent
+    with (
+        unified_group() as group,
+        subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", script, str(engine), group.places[0].path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        assert process.stdout.readline().strip().isdigit()
+        assert process.stdout.readline() == "True\n"
+        group.kill()
+        assert process.communicate("go\n", timeout=60)[0] == f"{-signal.SIGKILL}\n"
+        assert process.returncode == 0
+
+
+def test_the_end_of_a_group_comes_at_once_for_all_that_are_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By cgroup.kill alone: who forks as fast as he can would outrun one signal after the other."""
+    monkeypatch.setattr(cgroup_tree, "_kill", lambda _pidfd: None)
+    with unified_group() as group, started("input();" + SLEEPER) as process:
+        group.add(process.pid)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        assert [process.stdout.readline() for _ in range(2)] == ["up\n", "up\n"]
+        inner = group.subgroup("exec-1")
+        inner.add(process.pid)
+        group.kill()
+        assert process.wait(timeout=60) == -signal.SIGKILL
+        assert group.pids() == set()
+        inner.remove()
+
+
+def test_what_a_group_refuses_at_birth_is_told_as_the_groups_fault() -> None:
+    """EOPNOTSUPP: a threaded group takes no process (cgroups(7))."""
+    with unified_group() as group:
+        inner = group.subgroup("threads")
+        cgroup_tree.write(f"{inner.places[0].path}/cgroup.type", "threaded")
+        entrance = inner.entrance()
+        try:
+            with pytest.raises(StepError) as caught:
+                syscalls.clone(0, entrance.unified)
+        finally:
+            entrance.close()
+            os.rmdir(inner.places[0].path)  # who is in a threaded group is not told, so remove() could not ask
+        assert (caught.value.step, caught.value.errno) == ("cgroup", errno.EOPNOTSUPP)
+
+
+# ---------------------------------------------------------------- version 1
+
+
+def test_a_process_that_enters_by_itself_is_not_waited_for() -> None:
+    """Moved from outside, or with all its threads, it would wait for every processor: about 10 ms (see Entrance)."""
+    if usable("pids"):
+        with real_group(pids=50) as group, started("input()") as process:
+            entrance = group.entrance()
+            names = [os.path.basename(os.readlink(f"/proc/self/fd/{fd}")) for fd in entrance.files]
+            entrance.close()
+            version = group.places[0].version
+            assert names == (["tasks"] if version == 1 else [])
+            assert process.pid not in group.pids()

@@ -13,12 +13,19 @@ MISSING = {"usable": False, "why": "no such hierarchy", "fix": "mount it"}
 
 
 def report(**changes):
-    found = {"privileged": True, "ids": 65_536, "idmap": True, "groups": [], "cgroups": {}}
+    found = {"privileged": True, "ids": 65_536, "idmap": True, "groups": [], "cgroups": {}, "landlock": 7}
     return {**found, **changes}
 
 
 def test_every_word_is_one_of_the_contract_and_none_is_both():
-    for changes in ({}, {"ids": 1}, {"idmap": False}, {"groups": ["docker"]}, {"cgroups": {"memory": MISSING}}):
+    for changes in (
+        {},
+        {"ids": 1},
+        {"idmap": False},
+        {"groups": ["docker"]},
+        {"cgroups": {"memory": MISSING}},
+        {"landlock": 0},
+    ):
         found = features.found(report(**changes))
         assert set(found.present) | set(found.absent) <= set(FEATURES)
         assert not set(found.present) & set(found.absent)
@@ -58,9 +65,31 @@ def test_root_without_idmapped_mounts_cannot_share_directories_and_says_so():
 
 def test_sizes_count_as_enforced_only_when_given():
     found = features.found(report(cgroups={"memory": USABLE, "cpu": USABLE}))
-    assert not {"cpu", "memory", "disk"} & set(features.enforced(ProviderSpec("a"), found))
-    given = features.enforced(ProviderSpec("a", cpu=1, memory=1 << 26, disk=1 << 26), found)
-    assert {"cpu", "memory", "disk"} <= set(given)
+    sizes = {"cpu", "memory", "disk", "address_space"}
+    assert not sizes & set(features.enforced(ProviderSpec("a"), found))
+    spec = ProviderSpec("a", cpu=1, memory=1 << 26, disk=1 << 26, address_space=1 << 26)
+    assert sizes <= set(features.enforced(spec, found))
+
+
+@pytest.mark.parametrize(("abi", "there"), [(0, False), (1, False), (2, True), (7, True)])
+def test_landlock_is_a_fact_and_the_reason_where_it_is_none(abi, there):
+    found = features.found(report(landlock=abi))
+    assert ("landlock" in found) == there
+    assert ("landlock" in features.enforced(ProviderSpec("a"), found)) == there
+    assert there or "lsm=" in found.absent["landlock"].fix
+
+
+def test_landlock_with_nested_name_spaces_is_no_wall_for_files_so_it_is_not_claimed():
+    assert "landlock" not in features.enforced(ProviderSpec("a", nested=True), features.found(report()))
+
+
+def test_an_address_space_is_a_limit_of_its_own_and_no_memory():
+    found = features.found(report(cgroups={"memory": USABLE}))
+    limits = sandbox_limits(ProviderSpec("a", address_space=1 << 28), found, uid=0)
+    assert ("RLIMIT_AS", 1 << 28, 1 << 28) in limits["limits"]
+    assert limits["group"] == {}
+    memory = sandbox_limits(ProviderSpec("a", memory=1 << 28), found, uid=0)
+    assert "RLIMIT_AS" not in {name for name, _, _ in memory["limits"]}
 
 
 def test_cpu_is_a_quota_where_there_is_a_group_and_an_affinity_elsewhere():
@@ -73,10 +102,10 @@ def test_cpu_is_a_quota_where_there_is_a_group_and_an_affinity_elsewhere():
     assert without["group"] == {}
 
 
-def test_the_disk_is_never_more_than_the_memory_that_is_enforced():
+def test_the_disk_leaves_half_of_the_memory_that_is_enforced():
     capped = features.found(report(cgroups={"memory": USABLE}))
     spec = ProviderSpec("a", memory=1 << 26, disk=1 << 31)
-    assert sandbox_limits(spec, capped, uid=0)["disk"] == 1 << 26
+    assert sandbox_limits(spec, capped, uid=0)["disk"] == 1 << 25
     assert sandbox_limits(spec, features.found(report()), uid=0)["disk"] == 1 << 31
     asked = ProviderSpec("a", memory=1 << 26, disk=1 << 31, required=frozenset({"disk"}))
     assert sandbox_limits(asked, capped, uid=0)["disk"] == 1 << 31

@@ -135,6 +135,8 @@ BAD = [
     ({"memory": "4 Gigs"}, "memory='4 Gigs' is not valid: a size is a number of bytes or a text such as '512M'"),
     ({"memory": 0}, "at least 1 byte"),
     ({"memory": True}, "not true or false"),
+    ({"address_space": "1M"}, "address_space is at least 64M"),
+    ({"nesting": 1}, "it is true or false"),
     ({"disk": "-1G"}, "disk='-1G' is not valid: a size is"),
     ({"cpu": 0}, "cpu=0 is not valid: input should be greater than or equal to 1"),
     ({"cpu": -1}, "cpu=-1 is not valid"),
@@ -167,7 +169,10 @@ BAD = [
     ({"ports": ["80"]}, "ports[0]='80'"),
     ({"keep": "yes"}, "it is true or false"),
     ({"name": "../x"}, "a name is made of a-z"),
-    ({"memry": 1}, "setting='memry' is not valid: there is no such setting (did you mean 'memory'? known: cpu, "),
+    (
+        {"memry": 1},
+        "setting='memry' is not valid: there is no such setting (did you mean 'memory'? known: address_space, ",
+    ),
 ]
 
 

@@ -104,6 +104,8 @@ def test_every_required_word_is_a_feature(host):
         cpu=1,
         memory=1 << 20,
         disk=1 << 20,
+        address_space=1 << 30,
+        nesting=True,
         ports=[80],
         network="host",
         image="host",
@@ -111,6 +113,21 @@ def test_every_required_word_is_a_feature(host):
     )
     assert every.provider_spec.required <= set(FEATURES)
     assert every.provider_spec.required >= {"ports", "network_host", "image_host", "mount_ro", "mount_cow", "mount_rw"}
+
+
+@pytest.mark.parametrize("profile", ["dev", "trusted"])
+@pytest.mark.parametrize("nesting", [True, False, None])
+def test_name_spaces_inside_are_for_who_asks_for_them(host, profile, nesting):
+    made = host.plan(profile=profile, nesting=nesting).provider_spec
+    assert made.nested == bool(nesting)
+    assert ("nested" in made.required) == bool(nesting)
+
+
+def test_an_address_space_is_required_under_its_own_name(host):
+    made = host.plan(address_space="1G").provider_spec
+    assert (made.address_space, made.memory) == (1 << 30, None)
+    assert "address_space" in made.required
+    assert "memory" not in made.required
 
 
 class TestProfileLimits:
@@ -126,6 +143,8 @@ class TestProfileLimits:
             ("strict", {"source": "{data}"}, "showing the project"),
             ("cautious", {"mounts": ["{data}:rw"]}, "mount mode 'rw'"),
             ("strict", {"keep": True}, "keep=True"),
+            ("strict", {"nesting": True}, "nesting=True"),
+            ("cautious", {"nesting": True}, "nesting=True"),
             ("cautious", {"keep": True}, "keep=True"),
             ("dev", {"keep": True}, "keep=True"),
         ],
@@ -156,7 +175,7 @@ class TestProfileLimits:
     def test_r14_dev_shares_the_project_and_says_so(self, host):
         planned = host.plan(profile="dev")
         assert planned.provider_spec.mounts[0].mode == "rw"
-        assert planned.provider_spec.nested is True
+        assert planned.provider_spec.nested is False
         assert planned.notes == (f"read-write on the host, outside reset, snapshot and diff: {host.project}",)
 
     def test_an_open_network_is_required_only_if_somebody_asked_for_it(self, host):
@@ -392,6 +411,7 @@ class TestKey:
             {"cpu": 1},
             {"memory": 1 << 20},
             {"disk": DEFAULT_DISK},
+            {"address_space": 1 << 30},
             {"env": {"A": "1"}},
             {"env": {"A": "2"}},
             {"mounts": [f"{host.data}:/a"]},

@@ -273,5 +273,5 @@ def _lock_down(options: Options) -> None:
     # Cleared by every change of credentials, so set again.
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-    landlock.confine(options.landlock, files=not options.nested)
+    landlock.confine(options.landlock, () if options.nested else landlock.SANDBOX)
     syscalls.seccomp(options.program)

@@ -10,11 +10,16 @@ Constants are of linux/landlock.h; ABI n is what landlock_create_ruleset(2) tell
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from . import syscalls
 from .syscalls import StepError
 
-__all__ = ["confine", "version"]
+__all__ = ["SANDBOX", "confine", "version"]
+
+#: What is the sandbox's own. Queues are opened by name in a mount of the kernel's, which is not below the root; a rule
+#: is about the directory itself, wherever it is seen.
+SANDBOX = ("/", "/dev/mqueue")
 
 # From ABI 2 on (Linux 5.19): before it, no file could be moved to another directory. Newest right of each ABI: REFER,
 # TRUNCATE, then IOCTL_DEV; the bits below are those of ABI 1.
@@ -39,30 +44,30 @@ def version() -> int:
     if pid == 0:
         try:
             syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-            confine(abi, files=True)
+            confine(abi, ("/",))
             os._exit(0)
         finally:
             os._exit(1)
     return 0 if os.waitpid(pid, 0)[1] else abi
 
 
-def confine(abi: int, *, files: bool) -> None:
-    """Confine this thread, for good, to the files below its root (with `files`) and to its own sockets and signals.
+def confine(abi: int, trees: Sequence[str]) -> None:
+    """Confine this thread, for good, to the files below `trees` (none given = all) and to its own sockets and signals.
 
     Needs no_new_privs. Does nothing that `abi` does not know. Raises StepError.
     """
-    rights = (1 << _RIGHTS.get(abi, _ALL_RIGHTS)) - 1 if files and abi >= _FIRST_WITH_REFER else 0
+    rights = (1 << _RIGHTS.get(abi, _ALL_RIGHTS)) - 1 if trees and abi >= _FIRST_WITH_REFER else 0
     scopes = _SCOPES if abi >= _FIRST_WITH_SCOPES else 0
     if not rights and not scopes:
         return
     ruleset = syscalls.landlock_create_ruleset(rights, scopes)
     try:
-        if rights:
-            root = os.open("/", _O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        for tree in trees if rights else ():
+            top = os.open(tree, _O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                syscalls.landlock_add_rule(ruleset, rights, root)
+                syscalls.landlock_add_rule(ruleset, rights, top)
             finally:
-                os.close(root)
+                os.close(top)
         syscalls.landlock_restrict_self(ruleset)
     finally:
         os.close(ruleset)
