@@ -267,17 +267,20 @@ def test_the_end_of_a_group_comes_at_once_for_all_that_are_in_it(monkeypatch: py
 
 
 def test_what_a_group_refuses_at_birth_is_told_as_the_groups_fault() -> None:
-    """EOPNOTSUPP: a threaded group takes no process (cgroups(7))."""
+    """EOPNOTSUPP: below a threaded group there is no valid domain (cgroups(7))."""
     with unified_group() as group:
-        inner = group.subgroup("threads")
-        cgroup_tree.write(f"{inner.places[0].path}/cgroup.type", "threaded")
-        entrance = inner.entrance()
+        threads = group.subgroup("threads")
+        cgroup_tree.write(f"{threads.places[0].path}/cgroup.type", "threaded")
+        invalid = threads.subgroup("invalid")
+        entrance = invalid.entrance()
         try:
             with pytest.raises(StepError) as caught:
-                syscalls.clone(0, entrance.unified)
+                if syscalls.clone(0, entrance.unified)[0] == 0:
+                    os._exit(0)
         finally:
             entrance.close()
-            os.rmdir(inner.places[0].path)  # who is in a threaded group is not told, so remove() could not ask
+            for gone in (invalid, threads):
+                os.rmdir(gone.places[0].path)  # remove() would ask who is in it, which such groups do not tell
         assert (caught.value.step, caught.value.errno) == ("cgroup", errno.EOPNOTSUPP)
 
 
