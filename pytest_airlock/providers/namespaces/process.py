@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import contextlib
 import errno
 import os
 import select
@@ -34,6 +35,14 @@ class Life:
         self.name, self.control, self.pidfd, self.oom_kills = name, control, pidfd, oom_kills
         _lives.add(self)
 
+    def gone(self) -> SandboxDied:
+        """The error for a sandbox whose first process has ended."""
+        why = "its first process is gone"
+        with contextlib.suppress(ProviderError):  # the fork server, too
+            if kills := self.oom_kills():
+                why += f", and the kernel has killed for its memory limit ({kills} processes)"
+        return SandboxDied(self.name, why)
+
     def alive(self) -> bool:
         """The kernel's word: PID 1 has not ended."""
         if self.pidfd < 0:
@@ -51,7 +60,7 @@ class Life:
         except OSError as error:
             near.close()
             if error.errno in _GONE:
-                raise SandboxDied(self.name, "its first process is gone") from None
+                raise self.gone() from None
             raise
         finally:
             far.close()
@@ -84,7 +93,7 @@ class Life:
             self.kill()
             raise SandboxDied(self.name, f"it did not answer for {PATIENCE:g} seconds") from None
         if not data:
-            raise SandboxDied(self.name, "its first process is gone")
+            raise self.gone()
         try:
             return Reply.unpack(data)
         except ValueError as error:

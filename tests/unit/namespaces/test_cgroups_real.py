@@ -104,6 +104,20 @@ def test_limit_on_processors_is_in_force() -> None:
             assert Path(place.path, name).read_text().split()[0] == "50000"
 
 
+def test_who_uses_more_processor_than_his_share_is_stopped() -> None:
+    if usable("cpu"):
+        with real_group(cpu=0.02) as group, started("input()\nwhile True: pass") as process:
+            group.add(process.pid)
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            while process.poll() is None:
+                counts = dict(line.split() for line in Path(group.places[0].path, "cpu.stat").read_text().splitlines())
+                if int(counts["nr_throttled"]):
+                    return
+            raise AssertionError("it ended by itself")
+
+
 def test_kill_reaches_every_descendant() -> None:
     if usable("pids"):
         with real_group(pids=50) as group, started("input();" + SLEEPER) as process:
