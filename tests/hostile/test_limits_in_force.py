@@ -16,8 +16,8 @@ from attacker import PATIENCE, Box
 
 from pytest_airlock.errors import SandboxDied, UnsupportedFeature
 from pytest_airlock.providers.base import Absence, Command, Exit, Features, ProviderSpec
-from pytest_airlock.providers.namespaces import NamespacesProvider, features
-from pytest_airlock.providers.namespaces.engine import protocol
+from pytest_airlock.providers.namespaces import NamespacesProvider, client, features
+from pytest_airlock.providers.namespaces.engine import cgroup_tree, protocol
 from pytest_airlock.providers.namespaces.process import NamespaceProcess
 
 MIB = 1024**2
@@ -127,6 +127,13 @@ def test_a_disk_larger_than_the_memory_is_had_where_it_is_asked_for_and_ends_in_
     assert "memory" in told if end is None else end.oom_killed
 
 
+def test_who_gives_the_score_up_puts_his_own_sandbox_at_risk_and_is_told_so(memory_box: Callable[..., Box]) -> None:
+    box, neighbour = (memory_box(disk=256 * MIB, required=frozenset({"disk", "memory"})) for _ in range(2))
+    with pytest.raises(SandboxDied, match="killed for its memory limit"):
+        outcome(box, "echo 0 >/proc/self/oom_score_adj; exec dd if=/dev/zero of=/tmp/x bs=1M count=200")
+    assert neighbour.run("echo well").out == "well\n"
+
+
 def test_commands_die_before_the_first_process_and_before_the_hosts(box: Box, users: tuple[str, ...]) -> None:
     script = """
 answer["own"] = open("/proc/self/oom_score_adj").read().strip()
@@ -225,12 +232,18 @@ try:
     answer["raise"] = "ok"
 except ValueError:
     pass
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 count = 3
 while (code := tried(os.dup, 0)) == "ok": count += 1
-answer.update(code=code, count=count)
+answer.update(code=code, all=count == hard, bounded=count <= 65_536)
 """
     for user in users:
-        assert box.attack(script, user=user) == {"raise": "refused", "code": "EMFILE", "count": 1024}
+        assert box.attack(script, user=user) == {
+            "raise": "refused",
+            "code": "EMFILE",
+            "all": True,
+            "bounded": True,
+        }
 
 
 def test_processors_are_a_quota_where_there_is_a_group_else_a_choice_of_them(
@@ -248,6 +261,53 @@ def test_processors_are_a_quota_where_there_is_a_group_else_a_choice_of_them(
     assert group_file(box, "cpu", "cpu.cfs_quota_us") == group_file(box, "cpu", "cpu.cfs_period_us")
     assert len(group_file(box, "cpu", "tasks").split()) == 2, "its first process and the command"
     command.kill_tree()
+
+
+# ---------------------------------------------------------------------- control groups of version 2
+
+#: For the fork server: groups are made in the version 2 hierarchy, without limits where no controller is handed down to it.
+UNIFIED = """
+from engine import cgroup_tree as tree, cgroups, syscalls
+def create(name, *, prefix="", **limits):
+    path = tree._directory(tree._mounts(prefix), "", tree._own(prefix)[""])
+    path = f"{path.removesuffix('/' + tree.LEAF)}/{cgroups._stem(prefix)}{name}"
+    tree.mkdir(prefix + path)
+    return cgroups.Group((cgroups.Place(path, 2),), None, prefix)
+cgroups.create = create
+"""
+
+
+@pytest.mark.parametrize("clone3", [True, False], ids=["clone3", "no clone3"])
+def test_a_sandbox_is_born_in_a_group_of_version_2_and_takes_it_along(
+    monkeypatch: pytest.MonkeyPatch, *, clone3: bool
+) -> None:
+    own = cgroup_tree._own("").get("", "")
+    place = cgroup_tree._directory(cgroup_tree._mounts(""), "", own)
+    if not place or not os.access(f"{place}/cgroup.procs", os.W_OK):
+        pytest.skip("no version 2 hierarchy is mounted in which this user may make groups")
+    patched = UNIFIED if clone3 else f"{UNIFIED}\nsyscalls.has_clone3 = lambda: False\n"
+    first, last = client._BOOT.rsplit("; from ", 1)
+    monkeypatch.setattr(client, "_BOOT", f"{first}\n{patched}\nfrom {last}")
+    provider = NamespacesProvider()
+    try:
+        found = provider.probe()
+        limited = Features(found.present, found.absent, (*found.notes, "cgroup memory limits"))
+        monkeypatch.setattr(provider, "_features", limited)
+        box = Box(provider, "unified", memory=64 * MIB)
+        path = next(
+            line.removeprefix("0::")
+            for line in Path(f"/proc/{box.init}/cgroup").read_text().splitlines()
+            if line.startswith("0::")
+        )
+        assert "/airlock-" in path
+        box.python("print('ready', flush=True); signal.pause()")
+        group = Path(place + path.removeprefix(own.rstrip("/")))
+        assert len((group / "cgroup.procs").read_text().split()) == 2
+        assert box.run("cat /proc/self/cgroup").out.splitlines()[-1] == "0::/", "inside it is the root of all"
+        box.delete()
+        assert not group.exists()
+    finally:
+        provider.close()
 
 
 # ---------------------------------------------------------------------- Landlock
