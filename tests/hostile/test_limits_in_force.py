@@ -39,12 +39,15 @@ def memory_box(make_box: Callable[..., Box], provider: NamespacesProvider) -> Ca
     return lambda **words: make_box(**{"memory": 64 * MIB, **words})
 
 
-def group_file(box: Box, controller: str, name: str) -> str:
-    """A file of the version 1 group that the first process of the sandbox is in."""
-    lines = Path(f"/proc/{box.init}/cgroup").read_text().splitlines()
-    path = next(line.split(":", 2)[2] for line in lines if controller in line.split(":")[1].split(","))
-    assert "airlock-" in path
-    return Path(f"/sys/fs/cgroup/{controller}{path}/{name}").read_text()
+def group_file(box: Box, controller: str, version_1: str, version_2: str) -> str:
+    """A file of the group that the first process of the sandbox is in, by its name in either version."""
+    groups = {}
+    for line in Path(f"/proc/{box.init}/cgroup").read_text().splitlines():
+        _number, names, path = line.split(":", 2)
+        groups.update(dict.fromkeys(names.split(","), path))
+    key, name = (controller, version_1) if controller in groups else ("", version_2)
+    assert "/airlock-" in groups[key]
+    return Path(cgroup_tree._directory(cgroup_tree._mounts(""), key, groups[key]), name).read_text()
 
 
 # ---------------------------------------------------------------------- memory, and who dies for it
@@ -98,7 +101,7 @@ for _ in range(40):
 for _ in range(40): os.wait()
 """
     outcome(box, [sys.executable, "-I", "-S", "-c", script])
-    assert int(_count(group_file(box, "memory", "memory.oom_control"), "oom_kill")) > 10
+    assert int(_count(group_file(box, "memory", "memory.oom_control", "memory.events"), "oom_kill")) > 10
     assert box.run("echo well").out == "well\n"
 
 
@@ -110,7 +113,7 @@ def test_files_count_as_memory_and_leave_a_rest_for_the_first_process(memory_box
     box = memory_box()
     filled = box.run("dd if=/dev/zero of=/dev/shm/x bs=1M")
     assert "No space left" in filled.err, "a full disk is an error of the command, not the end of it"
-    assert int(group_file(box, "memory", "memory.usage_in_bytes")) > 31 * MIB
+    assert int(group_file(box, "memory", "memory.usage_in_bytes", "memory.current")) > 31 * MIB
     assert outcome(box, [sys.executable, "-I", "-c", HOG]).oom_killed
     assert box.run("rm /dev/shm/x; echo well").out == "well\n"
 
@@ -258,8 +261,8 @@ def test_processors_are_a_quota_where_there_is_a_group_else_a_choice_of_them(
         return
     assert len(allowed) == len(os.sched_getaffinity(0))
     command = box.python("print('ready', flush=True); signal.pause()")
-    assert group_file(box, "cpu", "cpu.cfs_quota_us") == group_file(box, "cpu", "cpu.cfs_period_us")
-    assert len(group_file(box, "cpu", "tasks").split()) == 2, "its first process and the command"
+    assert group_file(box, "cpu", "cpu.cfs_quota_us", "cpu.max").split()[0] == "100000", "microseconds of each 100,000"
+    assert len(group_file(box, "cpu", "tasks", "cgroup.procs").split()) == 2, "its first process and the command"
     command.kill_tree()
 
 

@@ -308,6 +308,5 @@ def test_a_process_that_enters_by_itself_is_not_waited_for() -> None:
             entrance = group.entrance()
             names = [os.path.basename(os.readlink(f"/proc/self/fd/{fd}")) for fd in entrance.files]
             entrance.close()
-            version = group.places[0].version
-            assert names == (["tasks"] if version == 1 else [])
+            assert names == (["tasks"] if group.places[0].version == 1 else [])
             assert process.pid not in group.pids()
