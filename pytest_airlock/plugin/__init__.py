@@ -34,7 +34,7 @@ __all__ = [
 
 _MARKER = (
     "airlock(profile, cpu, memory, disk, image, provider, user, env, mounts, provision, network, source, runtime, ports, "
-    "name, timeout): what the sandbox of this test shall be; keywords only, the closest marker goes first, None means "
+    "address_space, nesting, name, timeout): what the sandbox of this test shall be; keywords only, the closest marker goes first, None means "
     "back to the default."
 )
 
