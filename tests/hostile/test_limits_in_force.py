@@ -255,7 +255,7 @@ def test_processors_are_a_quota_where_there_is_a_group_else_a_choice_of_them(
     box = make_box(cpu=1)
     assert "cpu" in box.handle.enforced
     allowed = box.attack("answer = sorted(os.sched_getaffinity(0))")
-    if "cgroup cpu limits" not in provider.probe().notes:
+    if not any(note.startswith("cgroup cpu limits") for note in provider.probe().notes):
         assert len(allowed) == 1
         assert box.attack("answer = tried(os.sched_setaffinity, 0, range(os.cpu_count()))") == "EPERM"
         return

@@ -69,7 +69,7 @@ def found(report: dict[str, Any]) -> Features:
     for name in ("cpu", "memory", "pids"):
         means = groups.get(name, {"usable": False, "why": "no such control group", "fix": ""})
         if means["usable"]:
-            notes.append(f"cgroup {name} limits")
+            notes.append(f"cgroup {name} limits, version {means['version']}")
             present.add(name)
         elif name == "memory":
             absent[name] = Absence(means["why"], means["fix"])

@@ -192,7 +192,7 @@ def test_what_the_kernel_refuses_is_explained(host: FakeHost, number: int, fix: 
 def test_the_means_cross_as_json(host: FakeHost) -> None:
     host.refuse = {"/memory/airlock-": errno.EROFS}
     found = json.loads(json.dumps(cgroups.probe(version1(host).prefix).to_json()))
-    assert found["cpu"] == {"usable": True, "why": "", "fix": ""}
+    assert found["cpu"] == {"usable": True, "version": 1, "why": "", "fix": ""}
     assert found["memory"]["usable"] is False
     assert "Read-only" in found["memory"]["why"]
 

@@ -8,7 +8,7 @@ from pytest_airlock.providers.base import FEATURES, ProviderSpec
 from pytest_airlock.providers.namespaces import features
 from pytest_airlock.providers.namespaces.limits import sandbox_limits
 
-USABLE = {"usable": True, "why": "", "fix": ""}
+USABLE = {"usable": True, "version": 2, "why": "", "fix": ""}
 MISSING = {"usable": False, "why": "no such hierarchy", "fix": "mount it"}
 
 

@@ -43,7 +43,10 @@ class CgroupMeans(NamedTuple):
     absent: Mapping[str, Absence]
 
     def to_json(self) -> dict[str, dict[str, object]]:
-        found: dict[str, dict[str, object]] = {name: {"usable": True, "why": "", "fix": ""} for name in self.places}
+        found: dict[str, dict[str, object]] = {
+            name: {"usable": True, "version": place.version, "why": "", "fix": ""}
+            for name, place in self.places.items()
+        }
         found.update({name: {"usable": False, **absence._asdict()} for name, absence in self.absent.items()})
         return found
 
