@@ -16,7 +16,7 @@ from pytest_airlock.providers.namespaces.engine.syscalls import StepError
 @pytest.mark.parametrize("error", [StepError(28, "clone3"), CgroupError(28, "cgroup memory", "/g")])
 def test_a_spare_that_fails_waits_for_who_needs_it_to_be_told(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
     """A server that died of it would take every sandbox along."""
-    tried = []
+    tried: list[Recipe] = []
 
     def begin(recipe: Recipe, _slot: object) -> None:
         tried.append(recipe)
