@@ -50,6 +50,9 @@ Optional protocols, looked up with isinstance:
 26. `Networks.attempts(handle)` is every try since start or reset, in order.
 27. `Adopts.adopt(handle, donor, snapshot)` gives a sandbox that was created from an equal spec (but for the name) and never
     started the files of the donor's snapshot, as a snapshot of its own, whose id it returns: it outlives the donor.
+28. `Examines.examine()` tells what of this host counts for the provider, in the order in which it is to be read. It answers
+    also where `probe` raises, raises nothing for what is missing, and leaves nothing behind. Of a Finding that is not ok,
+    `why` says the cause and `fix` what to do, or that nothing can be done.
 """
 
 from __future__ import annotations
@@ -67,11 +70,13 @@ __all__ = [
     "ChangeKind",
     "Command",
     "Diffs",
+    "Examines",
     "Exit",
     "Features",
     "FileAction",
     "FileKind",
     "FileStat",
+    "Finding",
     "Handle",
     "NetworkRule",
     "Networks",
@@ -140,6 +145,17 @@ class Features:
 
     def __contains__(self, feature: str) -> bool:
         return feature in self.present
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that counts on a host: `subject` in a word or two, `what` it is. ok None = neither good nor bad."""
+
+    subject: str
+    what: str
+    ok: bool | None = None
+    why: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,3 +428,10 @@ class Networks(Protocol):
 
     def set_network(self, handle: Handle, rule: NetworkRule) -> None: ...
     def attempts(self, handle: Handle) -> Sequence[Attempt]: ...
+
+
+@runtime_checkable
+class Examines(Protocol):
+    """Optional: contract 28. What `airlock doctor` shows beside the features."""
+
+    def examine(self) -> Sequence[Finding]: ...

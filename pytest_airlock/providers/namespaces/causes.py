@@ -13,7 +13,7 @@ from typing import Literal
 
 from pytest_airlock.providers.namespaces.host_facts import HostFacts
 
-__all__ = ["CGROUP", "ROWS", "Row"]
+__all__ = ["CGROUP", "ROWS", "UNMASK", "Row"]
 
 _USERNS = ("clone3", "unshare")
 _MAPS = ("uid_map", "gid_map", "setgroups")
@@ -66,6 +66,7 @@ def _filtered(container: str, *, privileged: bool = False) -> Callable[[HostFact
 
 _DOCKER_FLAGS = "docker run --security-opt seccomp=unconfined --security-opt systempaths=unconfined"
 _PODMAN_FLAGS = "podman run --security-opt seccomp=unconfined --security-opt unmask=ALL"
+UNMASK = "`docker run --security-opt systempaths=unconfined`; `podman run --security-opt unmask=ALL`"
 _POD = (
     "in the pod `hostUsers: false`, and in its securityContext `seccompProfile: {type: Unconfined}`, "
     "`appArmorProfile: {type: Unconfined}`, `procMount: Unmasked`"
@@ -256,7 +257,7 @@ ROWS: tuple[Row, ...] = (
         ("sysctl",),
         (EROFS, EACCES),
         "/proc/sys is read-only, so no limit of a sandbox's name spaces can be set in it",
-        "`docker run --security-opt systempaths=unconfined`; `podman run --security-opt unmask=ALL`",
+        UNMASK,
         _always,
         feature="private_proc",
     ),

@@ -61,7 +61,11 @@ class Engine:
         near.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, protocol.timeval(_PATIENCE))
         self._sock: _socket.socket | None = near
         _engines.add(self)
-        owner = os.pidfd_open(self.pid)
+        try:
+            owner = os.pidfd_open(self.pid)
+        except OSError as error:
+            self.close()
+            raise StepFailed("pidfd_open", error.errno or 0, "") from None
         try:
             protocol.send_json(near, {}, (owner,))
             self.found: dict[str, Any] = self._receive("start")[0]

@@ -15,6 +15,7 @@ from typing import Any
 import platformdirs
 
 from pytest_airlock.errors import (
+    AirlockError,
     AlreadyExists,
     InvalidSpec,
     ProviderError,
@@ -30,12 +31,13 @@ from pytest_airlock.providers.base import (
     Features,
     FileAction,
     FileStat,
+    Finding,
     Handle,
     ProviderSpec,
     ResetProof,
     TreeEntry,
 )
-from pytest_airlock.providers.namespaces import diagnosis, features, images
+from pytest_airlock.providers.namespaces import diagnosis, examination, features, images
 from pytest_airlock.providers.namespaces.box import USERS, Box
 from pytest_airlock.providers.namespaces.client import Engine, StepFailed
 from pytest_airlock.providers.namespaces.diff_client import read_changes
@@ -115,6 +117,14 @@ class NamespacesProvider:
             self._boxes.clear()
             self._bases.clear()
         return self._engine
+
+    def examine(self) -> Sequence[Finding]:
+        """Contract 28. What the fork server found is known only where one starts."""
+        try:
+            report = self._start_engine().found
+        except AirlockError:
+            report = None  # probe() tells why
+        return examination.findings(report, diagnosis.HostFacts.read())
 
     def _explained(self, error: StepFailed) -> Exception:
         return diagnosis.explain(error.step, error.errno or 0, error.filename or "", diagnosis.HostFacts.read())

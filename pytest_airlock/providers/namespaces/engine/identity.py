@@ -18,7 +18,7 @@ from typing import NamedTuple
 from . import syscalls
 from .syscalls import StepError
 
-__all__ = ["Identity", "Slot", "enter", "open_slot"]
+__all__ = ["Identity", "Slot", "can_shift", "enter", "open_slot"]
 
 IDS = 65_536
 _FIRST, _LAST = 0x80000, 0x6FFF0000  # where container managers allocate dynamically, systemd's UIDS-GIDS.md
@@ -204,6 +204,21 @@ def open_slot(number: int, identity: Identity) -> Slot:
         os.waitpid(pid, 0)
         os.close(pidfd)
     return Slot(number, first, userns, lease)
+
+
+def can_shift(path: str, slot: Slot) -> bool:
+    """Try an idmapped mount: EINVAL or EPERM where the file system cannot (an overlay as root, NFS)."""
+    try:
+        tree = syscalls.open_tree(path)
+    except StepError:
+        return False
+    try:
+        syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_IDMAP, userns=slot.userns)
+    except StepError:
+        return False
+    finally:
+        os.close(tree)
+    return True
 
 
 def _lease_range() -> tuple[int, _socket.socket]:

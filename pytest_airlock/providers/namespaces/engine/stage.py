@@ -27,13 +27,16 @@ _DEVICE_LINKS = (
 
 
 class Stage(NamedTuple):
-    """What was found: `probe` is the first id slot, `idmap` whether a tmpfs can be shifted into a slot."""
+    """What was found: `probe` is the first id slot, `idmap` whether a tmpfs can be shifted into a slot, `idmap_host`
+    whether the host's /usr can.
+    """
 
     identity: Identity
     probe: Slot
     idmap: bool
     means: cgroups.CgroupMeans
     last_capability: int
+    idmap_host: bool
 
     def report(self) -> dict[str, Any]:
         """What the client is told."""
@@ -41,6 +44,7 @@ class Stage(NamedTuple):
             "privileged": self.identity.privileged,
             "ids": self.identity.ids,
             "idmap": self.idmap,
+            "idmap_host": self.idmap_host,
             "groups": list(self.identity.groups),
             "cgroups": self.means.to_json(),
             "pid": os.getpid(),
@@ -65,7 +69,8 @@ def prepare() -> Stage:
     means = cgroups.probe(prefix="/host")
     cgroups.sweep(prefix="/host")
     probe = identity.open_slot(0, who)
-    return Stage(who, probe, who.privileged and _tmpfs_can_shift(probe), means, _last_capability())
+    idmap = who.privileged and _tmpfs_can_shift(probe)
+    return Stage(who, probe, idmap, means, _last_capability(), who.privileged and identity.can_shift("/host/usr", probe))
 
 
 def _make_devices() -> None:
@@ -86,15 +91,10 @@ def _make_devices() -> None:
 def _tmpfs_can_shift(slot: Slot) -> bool:
     """Idmapped tmpfs needs Linux 6.3; without it there is one id range for all sandboxes of this server."""
     syscalls.mount("tmpfs", "/x", "tmpfs", MS_NOSUID | MS_NODEV, "size=4k")
-    clone = syscalls.open_tree("/x")
     try:
-        syscalls.mount_setattr(clone, syscalls.MOUNT_ATTR_IDMAP, userns=slot.userns)
-    except StepError:
-        return False
+        return identity.can_shift("/x", slot)
     finally:
-        os.close(clone)
         syscalls.umount("/x")
-    return True
 
 
 def _last_capability() -> int:

@@ -38,6 +38,7 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP = 1, 2,
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS = 1, 4, 8
 PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
 KEYCTL_JOIN_SESSION_KEYRING = 1
+LANDLOCK_CREATE_RULESET_VERSION = 1
 SECCOMP_SET_MODE_FILTER = 1
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
@@ -54,6 +55,7 @@ _NUMBERS = {
     "clone3": (435, 435),
     "openat2": (437, 437),
     "mount_setattr": (442, 442),
+    "landlock_create_ruleset": (444, 444),
 }
 _MACHINES = {"x86_64": 0, "aarch64": 1}
 
@@ -209,3 +211,11 @@ def join_session_keyring() -> None:
 def signalfd(signals: int) -> int:
     """signalfd(2): a descriptor that polls readable for the bit mask `signals`; non-blocking, close-on-exec."""
     return _call("signalfd4", -1, struct.pack("=Q", signals), 8, 0o2000000 | 0o4000)
+
+
+def landlock_version() -> int:
+    """landlock_create_ruleset(2): the version of the interface, 0 where there is none (ENOSYS, EOPNOTSUPP: switched off)."""
+    try:
+        return _call("landlock_create_ruleset", None, 0, LANDLOCK_CREATE_RULESET_VERSION)
+    except StepError:
+        return 0

@@ -1,0 +1,103 @@
+"""What of a host counts for this provider: the findings `airlock doctor` shows (contract 28 of providers/base.py)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pytest_airlock.providers.base import Finding
+from pytest_airlock.providers.namespaces.causes import UNMASK
+from pytest_airlock.providers.namespaces.engine import syscalls
+from pytest_airlock.providers.namespaces.features import ONE_ID
+from pytest_airlock.providers.namespaces.host_facts import HostFacts
+
+__all__ = ["findings"]
+
+_RESTRICTION = "kernel.apparmor_restrict_unprivileged_userns"
+_NOTHING = "nothing to do"
+Report = Mapping[str, Any]
+
+
+def findings(report: Report | None, host: HostFacts) -> Sequence[Finding]:
+    """`report` is that of a fork server, None where none starts: then only what the host says of itself is told."""
+    told = [Finding("kernel", f"{host.describe()}, {os.uname().machine}"), *_user_namespaces(host), _proc(host)]
+    if report is not None:
+        told += [_identity(report), _groups(report), _image_files(report), _cgroups(report["cgroups"], host)]
+    told.append(_landlock(syscalls.landlock_version()))
+    return told if report is None else [*told, *_caveats(report)]
+
+
+def _user_namespaces(host: HostFacts) -> Iterator[Finding]:
+    most = host.sysctl.get("user.max_user_namespaces", "")
+    if not host.user_namespaces:
+        yield Finding("user name spaces", "none", False, "this kernel is built without CONFIG_USER_NS", "another kernel")
+    elif most == "0":
+        fix = "`sudo sysctl -w user.max_user_namespaces=15000`"
+        yield Finding("user name spaces", "none", False, "user.max_user_namespaces is 0", fix)
+    else:
+        yield Finding("user name spaces", f"at most {most}" if most else "no limit is shown", True)
+    restricted = host.sysctl.get(_RESTRICTION) == "1"
+    if restricted and not host.privileged:
+        why = "AppArmor takes the powers from user name spaces that ordinary users make"
+        fix = f"`sudo sysctl -w {_RESTRICTION}=0`; docs/where-it-works.md says what it costs, and another way"
+        yield Finding("AppArmor", f"{_RESTRICTION} is 1", False, why, fix)
+    elif restricted:
+        yield Finding("AppArmor", f"{_RESTRICTION} is 1, which does not concern root", True)
+    else:
+        yield Finding("AppArmor", "does not restrict user name spaces", True)
+
+
+def _proc(host: HostFacts) -> Finding:
+    if host.proc_masked:
+        why = "something is mounted over parts of it, so the kernel mounts no other /proc for a sandbox"
+        return Finding("/proc", "masked", False, why, UNMASK)
+    read_only = ", but /proc/sys is read-only out here" if host.proc_sys_read_only else ""
+    return Finding("/proc", f"nothing is masked{read_only}", True)
+
+
+def _identity(report: Report) -> Finding:
+    if report["privileged"]:
+        return Finding("identity", "root: each sandbox has 65,536 ids that nobody else has", True)
+    if report["ids"] > 1:
+        return Finding("identity", "ordinary user with a range of 65,536 ids", True)
+    return Finding("identity", "ordinary user with a single id", False, ONE_ID.why, ONE_ID.fix)
+
+
+def _groups(report: Report) -> Finding:
+    if not report["groups"]:
+        return Finding("groups", "no supplementary group of yours is kept", True)
+    kept = ", ".join(report["groups"])
+    return Finding("groups", f"kept inside: {kept}", False, "they can be dropped only with a range of ids", ONE_ID.fix)
+
+
+def _image_files(report: Report) -> Finding:
+    if not report["privileged"]:
+        return Finding("image files", "below a skeleton of own directories", True)
+    if report["idmap_host"]:
+        return Finding("image files", "by idmapped mounts", True)
+    why = "the file system of /usr does not allow idmapped mounts, as an overlay or NFS"
+    return Finding("image files", "below a skeleton of own directories", None, why, _NOTHING)
+
+
+def _cgroups(means: Mapping[str, Mapping[str, Any]], host: HostFacts) -> Finding:
+    usable = [name for name, mean in means.items() if mean["usable"]]
+    version = f"version {host.cgroups}" if host.cgroups else "not mounted"
+    what = f"{version}; groups limit {', '.join(usable) or 'nothing'}"
+    missing = next((mean for mean in means.values() if not mean["usable"]), None)
+    if missing is None:
+        return Finding("cgroups", what, True)
+    return Finding("cgroups", what, False, missing["why"], missing["fix"] or _NOTHING)
+
+
+def _landlock(version: int) -> Finding:
+    return Finding("Landlock", f"ABI {version}" if version else "not in this kernel")
+
+
+def _caveats(report: Report) -> Iterator[Finding]:
+    """What this mode does not do, whatever the features say."""
+    if not report["idmap_host"]:
+        yield Finding("caveat", "a file of the host's root below /usr is replaced, renamed, deleted, but not edited in place")
+    if report["ids"] == 1:
+        yield Finding("caveat", "all files belong to one user; chown to another is answered with success and changes nothing")
+    yield Finding("caveat", "renaming a directory of the image is EXDEV (`mv` copies instead)")
