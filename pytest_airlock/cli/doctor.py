@@ -105,7 +105,7 @@ def _screen(found: Examination, directories: dict[str, Directory]) -> Iterator[s
         for finding in one.findings:
             yield from _row(finding.ok, finding.subject, finding.what, finding.why, finding.fix)
         if one.features is not None:
-            yield from _feature_rows(one.features)
+            yield from _feature_rows(one.features, {finding.why: finding.subject for finding in one.findings})
     for name, directory in directories.items():
         yield from _row(None, f"{name} directory", _measured(directory))
 
@@ -119,8 +119,8 @@ def _provider(one: Examined, *, default: bool) -> Iterator[str]:
         yield from _row(True, one.name, f"the provider{whose} works: {took}")
 
 
-def _feature_rows(features: Features) -> Iterator[str]:
-    """Present ones in one row; those that are missing for the same reason in one each."""
+def _feature_rows(features: Features, told: dict[str, str]) -> Iterator[str]:
+    """Present ones in one row; those that are missing for the same reason in one each. `told`: reasons seen above."""
     words = _features(features)
     yield from _row(True, "features", ", ".join(word for word in words if words[word]["present"]))
     reasons: dict[tuple[str, str], list[str]] = {}
@@ -128,7 +128,10 @@ def _feature_rows(features: Features) -> Iterator[str]:
         if not feature["present"]:
             reasons.setdefault((str(feature["why"]), str(feature["fix"])), []).append(word)
     for (why, fix), missing in reasons.items():
-        yield from _row(False, "", ", ".join(missing), why, fix)
+        if why and why in told:
+            yield from _row(False, "", f"{', '.join(missing)}: see {told[why]}")
+        else:
+            yield from _row(False, "", ", ".join(missing), why, fix)
 
 
 def _measured(directory: Directory) -> str:

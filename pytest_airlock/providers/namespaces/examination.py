@@ -9,7 +9,7 @@ from typing import Any
 from pytest_airlock.providers.base import Finding
 from pytest_airlock.providers.namespaces.causes import UNMASK
 from pytest_airlock.providers.namespaces.engine import syscalls
-from pytest_airlock.providers.namespaces.features import ONE_ID
+from pytest_airlock.providers.namespaces.features import one_id
 from pytest_airlock.providers.namespaces.host_facts import HostFacts
 
 __all__ = ["findings"]
@@ -23,7 +23,7 @@ def findings(report: Report | None, host: HostFacts) -> Sequence[Finding]:
     """`report` is that of a fork server, None where none starts: then only what the host says of itself is told."""
     told = [Finding("kernel", f"{host.describe()}, {os.uname().machine}"), *_user_namespaces(host), _proc(host)]
     if report is not None:
-        told += [_identity(report), _groups(report), _image_files(report), _cgroups(report["cgroups"], host)]
+        told += [_identity(report, host), _groups(report, host), _image_files(report), _cgroups(report["cgroups"], host)]
     told.append(_landlock(syscalls.landlock_version()))
     return told if report is None else [*told, *_caveats(report)]
 
@@ -56,19 +56,21 @@ def _proc(host: HostFacts) -> Finding:
     return Finding("/proc", f"nothing is masked{read_only}", True)
 
 
-def _identity(report: Report) -> Finding:
+def _identity(report: Report, host: HostFacts) -> Finding:
     if report["privileged"]:
         return Finding("identity", "root: each sandbox has 65,536 ids that nobody else has", True)
     if report["ids"] > 1:
-        return Finding("identity", "ordinary user with a range of 65,536 ids", True)
-    return Finding("identity", "ordinary user with a single id", False, ONE_ID.why, ONE_ID.fix)
+        return Finding("identity", f"uid {os.getuid()} and a range: 65,536 ids", True)
+    lacking = one_id(report, host)
+    return Finding("identity", f"uid {os.getuid()} alone: a single id", False, lacking.why, lacking.fix)
 
 
-def _groups(report: Report) -> Finding:
+def _groups(report: Report, host: HostFacts) -> Finding:
     if not report["groups"]:
         return Finding("groups", "no supplementary group of yours is kept", True)
     kept = ", ".join(report["groups"])
-    return Finding("groups", f"kept inside: {kept}", False, "they can be dropped only with a range of ids", ONE_ID.fix)
+    fix = one_id(report, host).fix
+    return Finding("groups", f"kept inside: {kept}", False, "they can be dropped only with a range of ids", fix)
 
 
 def _image_files(report: Report) -> Finding:
@@ -84,9 +86,10 @@ def _cgroups(means: Mapping[str, Mapping[str, Any]], host: HostFacts) -> Finding
     usable = [name for name, mean in means.items() if mean["usable"]]
     version = f"version {host.cgroups}" if host.cgroups else "not mounted"
     what = f"{version}; groups limit {', '.join(usable) or 'nothing'}"
-    missing = next((mean for mean in means.values() if not mean["usable"]), None)
-    if missing is None:
+    if len(usable) == len(means):
         return Finding("cgroups", what, True)
+    # The others are held by other means; without this one there is no cap on memory at all.
+    missing = means["memory"] if "memory" not in usable else next(mean for mean in means.values() if not mean["usable"])
     return Finding("cgroups", what, False, missing["why"], missing["fix"] or _NOTHING)
 
 

@@ -35,6 +35,7 @@ class HostFacts:
     sysctl: Mapping[str, str] = field(default_factory=dict)
     privileged: bool = False
     seccomp: bool = False
+    no_new_privs: bool = False
     apparmor: str = ""
     selinux: bool = False
     container: str = ""
@@ -61,6 +62,7 @@ class HostFacts:
             sysctl={name: text for name in _SYSCTLS if (text := _text(base / "proc/sys" / Path(*name.split(".", 1))))},
             privileged=bool(int(status.get("CapEff", "0"), 16) >> _CAP_SYS_ADMIN & 1),
             seccomp=status.get("Seccomp") == "2",
+            no_new_privs=status.get("NoNewPrivs") == "1",
             apparmor=_text(base / "proc/self/attr/apparmor/current") or _text(base / "proc/self/attr/current"),
             selinux=_text(base / "sys/fs/selinux/enforce") == "1",
             container=_container(base),

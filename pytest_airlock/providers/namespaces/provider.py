@@ -19,6 +19,7 @@ from pytest_airlock.errors import (
     AlreadyExists,
     InvalidSpec,
     ProviderError,
+    ProviderUnavailable,
     ResetFailed,
     SandboxBusy,
     SandboxDied,
@@ -76,9 +77,16 @@ class NamespacesProvider:
             return self._features
 
     def _probe(self) -> Features:
+        try:
+            return self._try()
+        except UnsupportedFeature as error:
+            # A part no sandbox goes without, as a /proc of its own.
+            raise ProviderUnavailable(self.name, error.why, hint=error.hint) from None
+
+    def _try(self) -> Features:
         """Build one sandbox, run one command in it, and take it down."""
         engine = self._start_engine()
-        found = features.found(engine.found)
+        found = features.found(engine.found, diagnosis.HostFacts.read())
         spec = ProviderSpec(name="airlock-probe")
         handle = self._create(spec, found)
         try:
@@ -90,10 +98,18 @@ class NamespacesProvider:
                 process.close()
             if status:
                 raise ProviderError(self.name, "run the probe command", f"/bin/sh -c : returned {status}")
+            self._try_openat2(handle)
             self._try_whiteouts(handle)
         finally:
             self.delete(handle)
         return found
+
+    def _try_openat2(self, handle: Handle) -> None:
+        """Write a file: an old filter around us answers ENOSYS."""
+        try:
+            self.write(handle, "/tmp/airlock-probe", b"")
+        except OSError as error:
+            raise self._explained(StepFailed("openat2", error.errno or 0, error.filename or "")) from None
 
     def _try_whiteouts(self, handle: Handle) -> None:
         """Remove and remake a directory of the image: EIO where tmpfs has no user.* attributes (Linux before 6.6)."""

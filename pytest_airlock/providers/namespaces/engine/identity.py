@@ -2,12 +2,13 @@
 
 As root (CAP_SYS_ADMIN and room for ids decide, not uid 0) every slot leases 65,536 host ids of its own, and image files are shifted into it by
 idmapped mounts. As an ordinary user the fork server enters one user name space first: with newuidmap and a range
-from /etc/subuid it has 65,536 ids, else exactly one. See user_namespaces(7), newuidmap(1), mount_setattr(2).
+from /etc/subuid, or as root of a container, it has 65,536 ids, else exactly one. See user_namespaces(7), newuidmap(1), mount_setattr(2).
 """
 
 from __future__ import annotations
 
 import _socket
+import errno
 import grp
 import os
 import pwd
@@ -22,18 +23,27 @@ __all__ = ["Identity", "Slot", "can_shift", "enter", "open_slot"]
 
 IDS = 65_536
 _FIRST, _LAST = 0x80000, 0x6FFF0000  # where container managers allocate dynamically, systemd's UIDS-GIDS.md
-_CAP_SYS_ADMIN = 21
+_CAP_SETGID, _CAP_SETUID, _CAP_SYS_ADMIN, _CAP_SETFCAP = 6, 7, 21, 31
+_MAPPING = 1 << _CAP_SETGID | 1 << _CAP_SETUID | 1 << _CAP_SETFCAP  # what writing a map with id 0 in it takes
 _NEWUIDMAP = ("newuidmap", "newgidmap")
+
+
+class Lacking(NamedTuple):
+    """Why there is one id only: a step and errno, as diagnosis.py explains them."""
+
+    step: str
+    number: int
 
 
 class Identity(NamedTuple):
     """What the fork server is. `ids` is how many ids a sandbox can have (1 or 65,536), `groups` the supplementary
-    groups of the host that could not be dropped.
+    groups of the host that could not be dropped, `lacking` why it is one id.
     """
 
     privileged: bool
     ids: int
     groups: tuple[str, ...] = ()
+    lacking: Lacking | None = None
 
 
 class Slot(NamedTuple):
@@ -71,15 +81,16 @@ def capabilities() -> int:
 
 def enter() -> Identity:
     """Become able to make sandboxes: nothing to do as root, else enter a user name space of our own."""
-    if capabilities() >> _CAP_SYS_ADMIN & 1 and next(_ranges(), None) is not None:
+    powers = capabilities()
+    if powers >> _CAP_SETGID & 1:
         os.setgroups([])
+    if powers >> _CAP_SYS_ADMIN & 1 and next(_ranges(), None) is not None:
         return Identity(privileged=True, ids=IDS)
-    uid, gid = os.getuid(), os.getgid()
-    ranges = [_subordinate(f"/etc/{name}", uid) for name in ("subuid", "subgid")]
-    helper = _mapping_helper(uid, gid, ranges) if all(ranges) else None
-    groups = os.getgroups()
+    uid, gid, groups = os.getuid(), os.getgid(), os.getgroups()
+    finish = _mapper(uid, gid, powers)
     syscalls.unshare(syscalls.CLONE_NEWUSER)
-    if helper is not None and helper():
+    lacking = finish()
+    if lacking is None:
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
         os.setgroups([])
@@ -89,7 +100,8 @@ def enter() -> Identity:
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     # setgroups(2) is denied with a map of our own making (user_namespaces(7)): these stay, and are told.
-    return Identity(privileged=False, ids=1, groups=tuple(_group_name(group) for group in sorted(set(groups) - {gid})))
+    kept = tuple(_group_name(group) for group in sorted(set(groups) - {gid}))
+    return Identity(privileged=False, ids=1, groups=kept, lacking=lacking)
 
 
 def _group_name(gid: int) -> str:
@@ -139,12 +151,41 @@ def _lines(path: str) -> list[tuple[str, int, int]]:
     return found
 
 
-def _mapping_helper(uid: int, gid: int, ranges: list[int]) -> Callable[[], bool] | None:
-    """Fork a process that stays outside and maps us by newuidmap(1) when called; the call tells whether it worked."""
+def _mapper(uid: int, gid: int, powers: int) -> Callable[[], Lacking | None]:
+    """What gives this process a map of 65,536 ids, to be called in its new user name space; the answer: why it did not.
+
+    Root of a container often has the powers to write the map itself, and no line in /etc/subuid.
+    """
+    target = os.getpid()
+    if powers & _MAPPING == _MAPPING:
+        first = next(_ranges(), 0)
+        if not first:
+            return lambda: Lacking("id map", errno.ENOSPC)
+        return _outside(lambda: _write_maps(target, uid, gid, first), Lacking("id map", errno.EPERM))
+    ranges = [_subordinate(f"/etc/{name}", uid) for name in ("subuid", "subgid")]
     programs = [program for program in map(_which, _NEWUIDMAP) if program]
     if len(programs) < len(_NEWUIDMAP):
-        return None
-    target = str(os.getpid())
+        return lambda: Lacking("newuidmap", errno.ENOENT)
+    if not all(ranges):
+        return lambda: Lacking("newuidmap", errno.EINVAL)
+    words = list(zip(programs, (uid, gid), ranges, strict=True))
+    return _outside(lambda: all(_run_helper(target, *each) for each in words), Lacking("newuidmap", errno.EPERM))
+
+
+def _write_maps(target: int, uid: int, gid: int, first: int) -> bool:
+    for name, own in (("uid_map", uid), ("gid_map", gid)):
+        write_proc(f"/proc/{target}/{name}", b"0 %d 1\n1 %d %d" % (own, first, IDS - 1))
+    return True
+
+
+def _run_helper(target: int, program: str, own: int, first: int) -> bool:
+    """newuidmap(1) or newgidmap(1)."""
+    words = [program, str(target), "0", str(own), "1", "1", str(first), str(IDS - 1)]
+    return os.waitpid(os.posix_spawn(program, words, {}), 0)[1] == 0
+
+
+def _outside(action: Callable[[], bool], failed: Lacking) -> Callable[[], Lacking | None]:
+    """Fork a process that stays in the present user name space, and acts when the result is called."""
     wait, go = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
@@ -152,26 +193,15 @@ def _mapping_helper(uid: int, gid: int, ranges: list[int]) -> Callable[[], bool]
         try:
             os.close(go)
             if os.read(wait, 1):
-                codes = [
-                    os.waitstatus_to_exitcode(
-                        os.waitpid(
-                            os.posix_spawn(
-                                program, [program, target, "0", str(own), "1", "1", str(first), str(IDS - 1)], {}
-                            ),
-                            0,
-                        )[1]
-                    )
-                    for program, own, first in zip(programs, (uid, gid), ranges, strict=True)
-                ]
-                status = int(any(codes))
+                status = int(not action())
         finally:
             os._exit(status)
     os.close(wait)
 
-    def finish() -> bool:
+    def finish() -> Lacking | None:
         os.write(go, b"x")
         os.close(go)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        return failed if os.waitpid(pid, 0)[1] else None
 
     return finish
 

@@ -46,6 +46,7 @@ class Stage(NamedTuple):
             "idmap": self.idmap,
             "idmap_host": self.idmap_host,
             "groups": list(self.identity.groups),
+            "lacking": self.identity.lacking,
             "cgroups": self.means.to_json(),
             "pid": os.getpid(),
             "born": processes.now(),

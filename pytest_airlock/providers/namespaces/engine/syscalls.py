@@ -72,6 +72,8 @@ _umount2 = _libc.umount2
 _umount2.argtypes = [_str, _int]
 _unshare = _libc.unshare
 _unshare.argtypes = [_int]
+_sethostname = _libc.sethostname
+_sethostname.argtypes = [_str, ctypes.c_size_t]
 _prctl = _libc.prctl
 _prctl.argtypes = [_int, _ulong, _ulong, _ulong, _ulong]
 
@@ -120,6 +122,13 @@ def unshare(flags: int) -> None:
     """unshare(2)."""
     if _unshare(flags):
         raise _fail("unshare")
+
+
+def sethostname(name: str) -> None:
+    """sethostname(2)."""
+    text = os.fsencode(name)
+    if _sethostname(text, len(text)):
+        raise _fail("sethostname")
 
 
 def pivot_root(new: str, old: str) -> None:
