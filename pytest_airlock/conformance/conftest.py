@@ -13,6 +13,7 @@ from pytest_airlock.orchestrator.providers import ProviderRegistry
 from pytest_airlock.providers.base import (
     Adopts,
     Diffs,
+    Examines,
     Features,
     Networks,
     Provider,
@@ -91,4 +92,6 @@ def _optional(protocol: type) -> Any:
     return fixture
 
 
-snapshots, resets, diffs, networks, adopts = map(_optional, (Snapshots, Resets, Diffs, Networks, Adopts))
+snapshots, resets, diffs, networks, adopts, examines = map(
+    _optional, (Snapshots, Resets, Diffs, Networks, Adopts, Examines)
+)

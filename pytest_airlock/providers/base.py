@@ -6,8 +6,9 @@ Everything that crosses it is plain data and byte streams, so that a provider ca
  1. `probe()` tries, by really doing it, what this host can enforce; it raises ProviderUnavailable with cause and
     fix where the provider cannot work at all. A second call answers from memory.
  2. `create(spec)` makes a sandbox that is not running and returns its Handle; a handle survives JSON.
- 3. `create` raises UnsupportedFeature, and leaves nothing behind, if a feature in `spec.required` cannot be enforced.
-    `Handle.enforced` lists what is; a value of the spec that is not in it was only a wish.
+ 3. `create` raises UnsupportedFeature, and leaves nothing behind, if a feature in `spec.required` cannot be enforced, or
+    a mount not on the file system it is on. `Handle.enforced` lists what is; a value of the spec that is not in it was
+    only a wish.
  4. `create` of a name that this provider instance already has raises AlreadyExists and touches nothing.
  5. `start(handle)` returns when `spawn` works; the sandbox is born locked: nothing inside reaches a network, DNS
     included. On a running sandbox it does nothing.

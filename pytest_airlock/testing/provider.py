@@ -388,3 +388,4 @@ if TYPE_CHECKING:
     _diffs: Diffs = _fake
     _networks: Networks = _fake
     _adopts: Adopts = _fake
+    _examines: Examines = _fake

@@ -26,7 +26,7 @@ Evidence = Literal["measured", "simulated", "unmeasured"]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`steps` and `errnos` that may show it, `fits(host, path)` on the facts; a step also matches its longer forms.
+    """`steps` (none = any) and `errnos` that may show it, `fits(host, path)` on the facts; a step also matches its longer forms.
 
     `feature` is what is missing ("cgroup" = the controller in the step), "" if nothing works. `evidence`: measured on
     such a host, simulated on another kernel, or unmeasured (from documentation).
@@ -43,7 +43,7 @@ class Row:
     evidence: Evidence = "unmeasured"
 
     def matches(self, step: str, number: int, path: str, host: HostFacts) -> bool:
-        named = any(step == word or step.startswith(f"{word} ") for word in self.steps)
+        named = not self.steps or any(step == word or step.startswith(f"{word} ") for word in self.steps)
         return named and number in self.errnos and self.fits(host, path)
 
 
@@ -440,5 +440,15 @@ ROWS: tuple[Row, ...] = (
         "kernel parameter `cgroup_enable=memory`, then reboot; or mount cgroup2 on /sys/fs/cgroup",
         _always,
         feature=CGROUP,
+    ),
+    Row(
+        "filtered-otherwise",
+        "below a strict system-call filter",
+        (),
+        (EPERM, ENOSYS),
+        "a system-call filter is in force on this process, and may be what forbids it",
+        f"run outside of it; systemd: no `SystemCallFilter=`; `{_DOCKER_FLAGS}`; `{_PODMAN_FLAGS}`",
+        lambda host, _path: host.seccomp,
+        evidence="simulated",
     ),
 )

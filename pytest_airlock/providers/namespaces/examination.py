@@ -103,4 +103,6 @@ def _caveats(report: Report) -> Iterator[Finding]:
         yield Finding("caveat", "a file of the host's root below /usr is replaced, renamed, deleted, but not edited in place")
     if report["ids"] == 1:
         yield Finding("caveat", "all files belong to one user; chown to another is answered with success and changes nothing")
+    if report["privileged"] and not report["idmap_host"]:
+        yield Finding("caveat", "rw mounts only of directories on another file system, as a volume: not of the root's")
     yield Finding("caveat", "renaming a directory of the image is EXDEV (`mv` copies instead)")

@@ -49,7 +49,7 @@ def one_id(report: Mapping[str, Any], host: HostFacts) -> Absence:
     return Absence(error.why, error.hint)
 
 
-def found(report: Mapping[str, Any], host: HostFacts) -> Features:
+def found(report: Mapping[str, Any], host: HostFacts = HostFacts()) -> Features:
     """Features from the report of a fork server that built its private root."""
     present = set(_ALWAYS)
     absent = dict.fromkeys(("network_allow", "network_open", "network_host", "network_attempts"), _NO_NETWORK)
@@ -77,7 +77,10 @@ def found(report: Mapping[str, Any], host: HostFacts) -> Features:
             present.add(name)
         elif name == "memory":
             absent[name] = Absence(means["why"], means["fix"])
-    if report["privileged"] and not report["idmap"]:
+    if not report["attributes"]:
+        present.discard("mount_rw")
+        absent["mount_rw"] = Absence("mount_setattr(2) is not there: old kernel or filter", 'mount with mode "cow"')
+    elif report["privileged"] and not report["idmap"]:
         present.discard("mount_rw")
         absent["mount_rw"] = Absence(
             "sandbox root has an id of its own and this kernel cannot map it (idmapped mounts)",

@@ -174,8 +174,9 @@ class NamespacesProvider:
         number = self._call("create", base=base, spec=limits)[0]
         host = self._host if images.is_host_image(spec.image) else None
         environ = {**images.base_environ(spec.user, host), **dict(spec.env)}
+        one_id = found.absent.get("many_users")
         self._boxes[spec.name] = Box(
-            number, spec, environ=environ, ids=engine.found["ids"], base=base, planned=self._memory.version
+            number, spec, environ=environ, one_id=one_id, base=base, planned=self._memory.version
         )
         data = {"engine": engine.found["pid"], "boot": engine.found["born"]}
         return Handle(self.name, spec.name, data, features.enforced(spec, found))

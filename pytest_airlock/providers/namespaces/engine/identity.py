@@ -19,7 +19,7 @@ from typing import NamedTuple
 from . import syscalls
 from .syscalls import StepError
 
-__all__ = ["Identity", "Slot", "can_shift", "enter", "open_slot"]
+__all__ = ["Identity", "Slot", "can_set", "can_shift", "enter", "open_slot"]
 
 IDS = 65_536
 _FIRST, _LAST = 0x80000, 0x6FFF0000  # where container managers allocate dynamically, systemd's UIDS-GIDS.md
@@ -82,10 +82,14 @@ def capabilities() -> int:
 def enter() -> Identity:
     """Become able to make sandboxes: nothing to do as root, else enter a user name space of our own."""
     powers = capabilities()
-    if powers >> _CAP_SETGID & 1:
-        os.setgroups([])
     if powers >> _CAP_SYS_ADMIN & 1 and next(_ranges(), None) is not None:
+        os.setgroups([])
         return Identity(privileged=True, ids=IDS)
+    if powers >> _CAP_SETGID & 1:
+        try:
+            os.setgroups([])
+        except PermissionError:
+            pass  # /proc/self/setgroups says deny: they stay, and are told
     uid, gid, groups = os.getuid(), os.getgid(), os.getgroups()
     finish = _mapper(uid, gid, powers)
     syscalls.unshare(syscalls.CLONE_NEWUSER)
@@ -238,12 +242,17 @@ def open_slot(number: int, identity: Identity) -> Slot:
 
 def can_shift(path: str, slot: Slot) -> bool:
     """Try an idmapped mount: EINVAL or EPERM where the file system cannot (an overlay as root, NFS)."""
+    return can_set(path, syscalls.MOUNT_ATTR_IDMAP, slot.userns)
+
+
+def can_set(path: str, attributes: int, userns: int = 0) -> bool:
+    """Try mount_setattr(2) on a clone of the mount at `path`."""
     try:
         tree = syscalls.open_tree(path)
     except StepError:
         return False
     try:
-        syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_IDMAP, userns=slot.userns)
+        syscalls.mount_setattr(tree, attributes, userns=userns)
     except StepError:
         return False
     finally:

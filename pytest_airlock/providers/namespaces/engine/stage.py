@@ -45,6 +45,7 @@ class Stage(NamedTuple):
             "ids": self.identity.ids,
             "idmap": self.idmap,
             "idmap_host": self.idmap_host,
+            "attributes": identity.can_set("/x", syscalls.MOUNT_ATTR_NOSUID),
             "groups": list(self.identity.groups),
             "lacking": self.identity.lacking,
             "cgroups": self.means.to_json(),
