@@ -15,7 +15,7 @@ from pytest_airlock.cli.common import Verbs, managing_providers, say
 
 if TYPE_CHECKING:
     from pytest_airlock.orchestrator.examining import Directory, Examination, Examined
-    from pytest_airlock.providers.base import Features, Finding
+    from pytest_airlock.providers.base import Features
 
 __all__ = ["add_verbs"]
 
@@ -27,7 +27,9 @@ _MARKS = {True: "yes", False: "NO ", None: " - "}
 def add_verbs(verbs: Verbs) -> None:
     doctor = verbs.add_parser("doctor", help="what works on this host, what does not, why, and what to do")
     doctor.add_argument("--json", action="store_true", help="as JSON")
-    doctor.add_argument("--provider", metavar="NAME", help="the default to judge by (default: AIRLOCK_PROVIDER, or auto)")
+    doctor.add_argument(
+        "--provider", metavar="NAME", help="the default to judge by (default: AIRLOCK_PROVIDER, or auto)"
+    )
     doctor.set_defaults(verb=_doctor)
 
 

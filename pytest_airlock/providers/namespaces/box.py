@@ -26,7 +26,14 @@ class Box:
     """
 
     def __init__(
-        self, number: int, spec: ProviderSpec, *, environ: Mapping[str, str], one_id: Absence | None, base: int, planned: int
+        self,
+        number: int,
+        spec: ProviderSpec,
+        *,
+        environ: Mapping[str, str],
+        one_id: Absence | None,
+        base: int,
+        planned: int,
     ) -> None:
         self.number, self.spec, self.environ, self.one_id = number, spec, environ, one_id
         self.base, self.planned = base, planned

@@ -23,7 +23,12 @@ def findings(report: Report | None, host: HostFacts) -> Sequence[Finding]:
     """`report` is that of a fork server, None where none starts: then only what the host says of itself is told."""
     told = [Finding("kernel", f"{host.describe()}, {os.uname().machine}"), *_user_namespaces(host), _proc(host)]
     if report is not None:
-        told += [_identity(report, host), _groups(report, host), _image_files(report), _cgroups(report["cgroups"], host)]
+        told += [
+            _identity(report, host),
+            _groups(report, host),
+            _image_files(report),
+            _cgroups(report["cgroups"], host),
+        ]
     told.append(_landlock(syscalls.landlock_version()))
     return told if report is None else [*told, *_caveats(report)]
 
@@ -31,7 +36,9 @@ def findings(report: Report | None, host: HostFacts) -> Sequence[Finding]:
 def _user_namespaces(host: HostFacts) -> Iterator[Finding]:
     most = host.sysctl.get("user.max_user_namespaces", "")
     if not host.user_namespaces:
-        yield Finding("user name spaces", "none", False, "this kernel is built without CONFIG_USER_NS", "another kernel")
+        yield Finding(
+            "user name spaces", "none", False, "this kernel is built without CONFIG_USER_NS", "another kernel"
+        )
     elif most == "0":
         fix = "`sudo sysctl -w user.max_user_namespaces=15000`"
         yield Finding("user name spaces", "none", False, "user.max_user_namespaces is 0", fix)
@@ -100,9 +107,13 @@ def _landlock(version: int) -> Finding:
 def _caveats(report: Report) -> Iterator[Finding]:
     """What this mode does not do, whatever the features say."""
     if not report["idmap_host"]:
-        yield Finding("caveat", "a file of the host's root below /usr is replaced, renamed, deleted, but not edited in place")
+        yield Finding(
+            "caveat", "a file of the host's root below /usr is replaced, renamed, deleted, but not edited in place"
+        )
     if report["ids"] == 1:
-        yield Finding("caveat", "all files belong to one user; chown to another is answered with success and changes nothing")
+        yield Finding(
+            "caveat", "all files belong to one user; chown to another is answered with success and changes nothing"
+        )
     if report["privileged"] and not report["idmap_host"]:
         yield Finding("caveat", "rw mounts only of directories on another file system, as a volume: not of the root's")
     yield Finding("caveat", "renaming a directory of the image is EXDEV (`mv` copies instead)")

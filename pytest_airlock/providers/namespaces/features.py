@@ -11,6 +11,7 @@ from pytest_airlock.providers.namespaces.host_facts import HostFacts
 
 __all__ = ["enforced", "found", "one_id"]
 
+_NO_FACTS = HostFacts()
 _NO_NETWORK = Absence("this provider locks the network, always", 'use network="locked"')
 _NO_PORTS = Absence(
     "this provider locks the network, always", "leave ports= out, and reach the port by a command that runs inside"
@@ -49,7 +50,7 @@ def one_id(report: Mapping[str, Any], host: HostFacts) -> Absence:
     return Absence(error.why, error.hint)
 
 
-def found(report: Mapping[str, Any], host: HostFacts = HostFacts()) -> Features:
+def found(report: Mapping[str, Any], host: HostFacts = _NO_FACTS) -> Features:
     """Features from the report of a fork server that built its private root."""
     present = set(_ALWAYS)
     absent = dict.fromkeys(("network_allow", "network_open", "network_host", "network_attempts"), _NO_NETWORK)

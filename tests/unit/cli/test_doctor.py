@@ -43,7 +43,7 @@ def installed(monkeypatch, tmp_path):
 
 def broken(name="broken", why="no kernel", hint="buy one"):
     provider = FakeProvider(name, without=("Examines",))
-    provider.faults.fail("probe", ProviderUnavailable(name, why, hint=hint))
+    provider.faults.fail("probe", ProviderUnavailable(name, why, hint=hint), times=9)
     return provider
 
 
@@ -64,7 +64,9 @@ def test_what_works_is_told_and_the_status_is_0(installed, capsys):
     assert "why: no range" in shown
     assert "fix: add a range" in shown
     name = next(name for operation, name in provider.calls if operation == "create")
-    assert [call for call in provider.calls if call[1] == name and call[0] in ("create", "start", "spawn", "delete")] == [
+    assert [
+        call for call in provider.calls if call[1] == name and call[0] in ("create", "start", "spawn", "delete")
+    ] == [
         ("create", name),
         ("start", name),
         ("spawn", name),
@@ -110,7 +112,7 @@ def test_the_default_is_the_first_that_works_unless_one_is_asked_for(installed, 
 
 def test_an_unknown_provider_is_an_error_with_its_text(installed, capsys):
     installed(works=FakeProvider("works"))
-    assert doctor("--provider", "wroks") == 1
+    assert doctor("--provider", "work") == 1
     assert "works" in capsys.readouterr().err
 
 
@@ -182,7 +184,9 @@ def test_it_fits_a_screen_of_50_lines_and_100_columns_at_its_worst(installed, ca
     long = "the kernel of this host refuses it and says " + "so " * 15
     absent = {word: Absence(long) for word in ("network_open", "ports", "memory", "many_users", "outlives", "cpu")}
     provider = Found("fake", features=Features(frozenset(FEATURES) - set(absent), absent))
-    provider.found = tuple(Finding(f"subject {n}", textwrap.shorten(long, 60), n % 2 == 0, long, long) for n in range(6))
+    provider.found = tuple(
+        Finding(f"subject {n}", textwrap.shorten(long, 60), n % 2 == 0, long, long) for n in range(6)
+    )
     installed(fake=provider, broken=broken(why=long, hint=long))
     doctor()
     lines = capsys.readouterr().out.splitlines()

@@ -209,7 +209,9 @@ def failure(name: str) -> tuple[str, int, str, HostFacts]:
 
 def line(row: Row) -> str:
     names = {**e.errorcode, e.EOPNOTSUPP: "EOPNOTSUPP"}  # Linux has one number for it and ENOTSUP
-    seen = f"{', '.join(f'`{step}`' for step in row.steps) or 'any'}: {', '.join(names[number] for number in row.errnos)}"
+    seen = (
+        f"{', '.join(f'`{step}`' for step in row.steps) or 'any'}: {', '.join(names[number] for number in row.errnos)}"
+    )
     result = "nothing works"
     if row.feature:
         result = "no `cpu`, `memory`, `pids` group" if row.feature == CGROUP else f"no `{row.feature}`"

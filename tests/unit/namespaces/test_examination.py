@@ -72,7 +72,9 @@ def test_a_controller_that_is_missing_is_told_with_its_reason():
     found = told({**ROOT, "cgroups": {**GROUPS, "memory": MISSING}})["cgroups"]
     assert (found.ok, found.why, found.fix) == (False, "read-only", "unmask it")
     assert found.what.endswith("limit cpu, pids")
-    assert told({**ROOT, "cgroups": dict.fromkeys(GROUPS, MISSING)}, HostFacts())["cgroups"].what.startswith("not mounted")
+    assert told({**ROOT, "cgroups": dict.fromkeys(GROUPS, MISSING)}, HostFacts())["cgroups"].what.startswith(
+        "not mounted"
+    )
 
 
 def test_the_apparmor_restriction_concerns_ordinary_users_only():
@@ -92,7 +94,9 @@ def test_a_masked_proc_is_told_with_the_flags():
     assert "read-only" in told(ROOT, HostFacts(proc_sys_read_only=True))["/proc"].what
 
 
-@pytest.mark.parametrize("host", [HostFacts(user_namespaces=False), HostFacts(sysctl={"user.max_user_namespaces": "0"})])
+@pytest.mark.parametrize(
+    "host", [HostFacts(user_namespaces=False), HostFacts(sysctl={"user.max_user_namespaces": "0"})]
+)
 def test_a_host_without_user_name_spaces(host):
     found = told(None, host)["user name spaces"]
     assert found.ok is False

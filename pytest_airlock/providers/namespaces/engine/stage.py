@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from . import cgroups, identity, processes, syscalls
 from .identity import Identity, Slot
-from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT, StepError
+from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT
 
 __all__ = ["Stage", "prepare"]
 
@@ -72,7 +72,9 @@ def prepare() -> Stage:
     cgroups.sweep(prefix="/host")
     probe = identity.open_slot(0, who)
     idmap = who.privileged and _tmpfs_can_shift(probe)
-    return Stage(who, probe, idmap, means, _last_capability(), who.privileged and identity.can_shift("/host/usr", probe))
+    return Stage(
+        who, probe, idmap, means, _last_capability(), who.privileged and identity.can_shift("/host/usr", probe)
+    )
 
 
 def _make_devices() -> None:
