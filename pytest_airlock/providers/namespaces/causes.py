@@ -72,6 +72,10 @@ _POD = (
     "`appArmorProfile: {type: Unconfined}`, `procMount: Unmasked`"
 )
 _SUBIDS = "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
+_MORE_IDS = (
+    "give the user who starts the container more: `sudo usermod --add-subuids 1000000-1999999 --add-subgids "
+    "1000000-1999999 USER`"
+)
 
 #: Told in this order: the first row that fits wins, so the narrow ones come first.
 ROWS: tuple[Row, ...] = (
@@ -385,21 +389,22 @@ ROWS: tuple[Row, ...] = (
         "few-ids",
         "root of a container with few ids (rootless podman or docker)",
         ("id map",),
-        (ENOSPC, EPERM),
-        "no range of 65,536 ids is free in this process' /proc/self/uid_map, so a sandbox has one user id only",
-        "give the user who starts the container more: `sudo usermod --add-subuids 1000000-1999999 --add-subgids "
-        "1000000-1999999 USER`, then `podman system migrate` or start docker again",
+        (ENOSPC,),
+        "no range of 65,536 user ids is free in this process' /proc/self/uid_map, so a sandbox has one user id only",
+        f"{_MORE_IDS}, then `podman system migrate` or start docker again",
         _always,
         feature="many_users",
+        evidence="measured",
     ),
     Row(
         "id-range",
-        "root of a container with a small uid map",
+        "the machine's root without the powers to map ids, as with `--cap-drop ALL`, or with few ids",
         ("id range",),
         (ENOSPC,),
-        "no range of 65,536 user ids is free in this process' /proc/self/uid_map",
-        "run as an ordinary user, or give the container more ids (/etc/subuid of the user who starts it)",
+        "sandboxes would be the machine's root: this one may not map other ids, or has no 65,536 of them free",
+        "run as an ordinary user of the container (`--user`), or `--cap-add SETUID --cap-add SETGID --cap-add SETFCAP`",
         _always,
+        evidence="measured",
     ),
     Row(
         "no-seccomp",

@@ -65,7 +65,8 @@ def _proc(host: HostFacts) -> Finding:
 
 def _identity(report: Report, host: HostFacts) -> Finding:
     if report["privileged"]:
-        return Finding("identity", "root: each sandbox has 65,536 ids that nobody else has", True)
+        whose = "root of a container" if report["contained"] else "root"
+        return Finding("identity", f"{whose}: each sandbox has 65,536 ids that nobody else has", True)
     if report["ids"] > 1:
         return Finding("identity", f"uid {os.getuid()} and a range: 65,536 ids", True)
     lacking = one_id(report, host)
@@ -85,7 +86,7 @@ def _image_files(report: Report) -> Finding:
         return Finding("image files", "below a skeleton of own directories", True)
     if report["idmap_host"]:
         return Finding("image files", "by idmapped mounts", True)
-    why = "the file system of /usr does not allow idmapped mounts, as an overlay or NFS"
+    why = "no idmapped mounts of /usr: its file system (an overlay, NFS) or root of a container cannot"
     return Finding("image files", "below a skeleton of own directories", None, why, _NOTHING)
 
 
@@ -114,6 +115,6 @@ def _caveats(report: Report) -> Iterator[Finding]:
         yield Finding(
             "caveat", "all files belong to one user; chown to another is answered with success and changes nothing"
         )
-    if report["privileged"] and not report["idmap_host"]:
+    if report["privileged"] and not report["idmap_host"] and not report["contained"]:
         yield Finding("caveat", "rw mounts only of directories on another file system, as a volume: not of the root's")
     yield Finding("caveat", "renaming a directory of the image is EXDEV (`mv` copies instead)")

@@ -81,6 +81,12 @@ def found(report: Mapping[str, Any], host: HostFacts = _NO_FACTS) -> Features:
     if not report["attributes"]:
         present.discard("mount_rw")
         absent["mount_rw"] = Absence("mount_setattr(2) is not there: old kernel or filter", 'mount with mode "cow"')
+    elif report["contained"]:
+        present.discard("mount_rw")
+        absent["mount_rw"] = Absence(
+            "sandbox root has an id of its own, and to map files to it (idmapped mounts) root of a container needs CAP_SYS_ADMIN",
+            'mount with mode "cow", or run as an ordinary user of the container, or `docker run --cap-add SYS_ADMIN`',
+        )
     elif report["privileged"] and not report["idmap"]:
         present.discard("mount_rw")
         absent["mount_rw"] = Absence(

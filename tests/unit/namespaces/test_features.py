@@ -17,7 +17,7 @@ MISSING = {"usable": False, "why": "no such hierarchy", "fix": "mount it"}
 def report(**changes):
     lacking = ["newuidmap", errno.ENOENT]
     found = {"privileged": True, "ids": 65_536, "idmap": True, "groups": [], "cgroups": {}, "lacking": lacking}
-    found["attributes"] = True
+    found |= {"attributes": True, "contained": False}
     return {**found, **changes}
 
 
@@ -99,3 +99,10 @@ def test_without_mount_setattr_there_are_no_rw_mounts():
         found = features.found(report(attributes=False, **changes))
         assert "mount_rw" not in found
         assert "mount_setattr" in found.absent["mount_rw"].why
+
+
+def test_root_of_a_container_shares_no_directory_read_write():
+    found = features.found(report(contained=True))
+    assert "mount_rw" not in found
+    assert "ordinary user" in found.absent["mount_rw"].fix
+    assert "many_users" in found

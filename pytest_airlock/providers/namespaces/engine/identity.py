@@ -1,8 +1,8 @@
 """Who a sandbox is to the kernel: user name spaces, id maps and leases of id ranges.
 
 As root (CAP_SYS_ADMIN and room for ids decide, not uid 0) every slot leases 65,536 host ids of its own, and image files are shifted into it by
-idmapped mounts. As an ordinary user the fork server enters one user name space first: with newuidmap and a range
-from /etc/subuid, or as root of a container, it has 65,536 ids, else exactly one. See user_namespaces(7), newuidmap(1), mount_setattr(2).
+idmapped mounts. Root of a container without CAP_SYS_ADMIN does so from a user name space that has all its ids. As an ordinary user the fork server enters one user name space first: with newuidmap and a range
+from /etc/subuid it has 65,536 ids, else exactly one. See user_namespaces(7), newuidmap(1), mount_setattr(2).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ IDS = 65_536
 _FIRST, _LAST = 0x80000, 0x6FFF0000  # where container managers allocate dynamically, systemd's UIDS-GIDS.md
 _CAP_SETGID, _CAP_SETUID, _CAP_SYS_ADMIN, _CAP_SETFCAP = 6, 7, 21, 31
 _MAPPING = 1 << _CAP_SETGID | 1 << _CAP_SETUID | 1 << _CAP_SETFCAP  # what writing a map with id 0 in it takes
+_NOBODY = 65_534  # shown for ids that do not exist here
 _NEWUIDMAP = ("newuidmap", "newgidmap")
 
 
@@ -36,14 +37,16 @@ class Lacking(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """What the fork server is. `ids` is how many ids a sandbox can have (1 or 65,536), `groups` the supplementary
-    groups of the host that could not be dropped, `lacking` why it is one id.
+    """What the fork server is. `privileged`: each sandbox leases ids of its own. `ids` is how many a sandbox can have (1 or
+    65,536), `groups` the supplementary groups of the host that could not be dropped, `lacking` why it is one id,
+    `contained` that it is root of a container without CAP_SYS_ADMIN, in a user name space of its own.
     """
 
     privileged: bool
     ids: int
     groups: tuple[str, ...] = ()
     lacking: Lacking | None = None
+    contained: bool = False
 
 
 class Slot(NamedTuple):
@@ -82,7 +85,8 @@ def capabilities() -> int:
 def enter() -> Identity:
     """Become able to make sandboxes: nothing to do as root, else enter a user name space of our own."""
     powers = capabilities()
-    if powers >> _CAP_SYS_ADMIN & 1 and next(_ranges(), None) is not None:
+    room = next(_ranges(), None) is not None
+    if powers >> _CAP_SYS_ADMIN & 1 and room:
         os.setgroups([])
         return Identity(privileged=True, ids=IDS)
     if powers >> _CAP_SETGID & 1:
@@ -90,15 +94,21 @@ def enter() -> Identity:
             os.setgroups([])
         except PermissionError:
             pass  # /proc/self/setgroups says deny: they stay, and are told
-    uid, gid, groups = os.getuid(), os.getgid(), os.getgroups()
-    finish = _mapper(uid, gid, powers)
+    uid, gid, groups, rooted = os.getuid(), os.getgid(), os.getgroups(), _is_root_of_the_machine()
+    contained = rooted and room and powers & _MAPPING == _MAPPING
+    finish = _every_id() if contained else _newuidmap(uid, gid)
     syscalls.unshare(syscalls.CLONE_NEWUSER)
     lacking = finish()
-    if lacking is None:
+    if lacking is not None and powers & _MAPPING == _MAPPING:
+        lacking = Lacking("id map", errno.ENOSPC)  # it needs no newuidmap
+    if lacking is None and (contained or not rooted):
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
         os.setgroups([])
-        return Identity(privileged=False, ids=IDS)
+        return Identity(privileged=contained, ids=IDS, contained=contained)
+    if rooted:
+        # The kernel asks no capability of uid 0 for much of /proc/sys, and counts no process of it: never inside.
+        raise StepError(errno.ENOSPC, "id range", "/proc/self/uid_map")
     for name, text in (("setgroups", b"deny"), ("uid_map", b"0 %d 1" % uid), ("gid_map", b"0 %d 1" % gid)):
         write_proc(f"/proc/self/{name}", text)
     os.setresgid(0, 0, 0)
@@ -106,6 +116,12 @@ def enter() -> Identity:
     # setgroups(2) is denied with a map of our own making (user_namespaces(7)): these stay, and are told.
     kept = tuple(_group_name(group) for group in sorted(set(groups) - {gid}))
     return Identity(privileged=False, ids=1, groups=kept, lacking=lacking)
+
+
+def _is_root_of_the_machine() -> bool:
+    """Whether our uid is the kernel's 0, whatever user name spaces call it: the owner of /proc/sys."""
+    uid = os.getuid()
+    return uid != _NOBODY and os.stat("/proc/sys").st_uid == uid
 
 
 def _group_name(gid: int) -> str:
@@ -155,17 +171,25 @@ def _lines(path: str) -> list[tuple[str, int, int]]:
     return found
 
 
-def _mapper(uid: int, gid: int, powers: int) -> Callable[[], Lacking | None]:
-    """What gives this process a map of 65,536 ids, to be called in its new user name space; the answer: why it did not.
-
-    Root of a container often has the powers to write the map itself, and no line in /etc/subuid.
-    """
+def _every_id() -> Callable[[], Lacking | None]:
+    """Root of a container without CAP_SYS_ADMIN keeps all ids it has in the new name space, to lease ranges from there."""
     target = os.getpid()
-    if powers & _MAPPING == _MAPPING:
-        first = next(_ranges(), 0)
-        if not first:
-            return lambda: Lacking("id map", errno.ENOSPC)
-        return _outside(lambda: _write_maps(target, uid, gid, first), Lacking("id map", errno.EPERM))
+    lines = {
+        name: "".join(f"{low} {low} {high - low}\n" for low, high in _extents(f"/proc/self/{name}"))
+        for name in ("uid_map", "gid_map")
+    }
+
+    def write() -> bool:
+        for name, text in lines.items():
+            write_proc(f"/proc/{target}/{name}", text.encode())
+        return True
+
+    return _outside(write, Lacking("id map", errno.EPERM))
+
+
+def _newuidmap(uid: int, gid: int) -> Callable[[], Lacking | None]:
+    """What maps 65,536 ids by newuidmap(1), to be called in the new user name space; the answer: why it did not."""
+    target = os.getpid()
     ranges = [_subordinate(f"/etc/{name}", uid) for name in ("subuid", "subgid")]
     programs = [program for program in map(_which, _NEWUIDMAP) if program]
     if len(programs) < len(_NEWUIDMAP):
@@ -174,12 +198,6 @@ def _mapper(uid: int, gid: int, powers: int) -> Callable[[], Lacking | None]:
         return lambda: Lacking("newuidmap", errno.EINVAL)
     words = list(zip(programs, (uid, gid), ranges, strict=True))
     return _outside(lambda: all(_run_helper(target, *each) for each in words), Lacking("newuidmap", errno.EPERM))
-
-
-def _write_maps(target: int, uid: int, gid: int, first: int) -> bool:
-    for name, own in (("uid_map", uid), ("gid_map", gid)):
-        write_proc(f"/proc/{target}/{name}", b"0 %d 1\n1 %d %d" % (own, first, IDS - 1))
-    return True
 
 
 def _run_helper(target: int, program: str, own: int, first: int) -> bool:

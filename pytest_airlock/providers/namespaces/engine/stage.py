@@ -48,6 +48,7 @@ class Stage(NamedTuple):
             "attributes": identity.can_set("/x", syscalls.MOUNT_ATTR_NOSUID),
             "groups": list(self.identity.groups),
             "lacking": self.identity.lacking,
+            "contained": self.identity.contained,
             "cgroups": self.means.to_json(),
             "pid": os.getpid(),
             "born": processes.now(),
