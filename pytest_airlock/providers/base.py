@@ -51,7 +51,9 @@ Optional protocols, looked up with isinstance:
 26. `Networks.attempts(handle)` is every try since start or reset, in order.
 27. `Adopts.adopt(handle, donor, snapshot)` gives a sandbox that was created from an equal spec (but for the name) and never
     started the files of the donor's snapshot, as a snapshot of its own, whose id it returns: it outlives the donor.
-28. `Examines.examine()` tells what of this host counts for the provider, in the order in which it is to be read. It answers
+28. `Retires.retire(handle)` has all that runs inside begin to die and does not wait for it. Until the next `reset`, which
+    proves the death, nothing but `reset`, `delete`, `is_running` and `close` is called.
+40. `Examines.examine()` tells what of this host counts for the provider, in the order in which it is to be read. It answers
     also where `probe` raises, raises nothing for what is missing, and leaves nothing behind. Of a Finding that is not ok,
     `why` says the cause and `fix` what to do, or that nothing can be done.
 """
@@ -87,6 +89,7 @@ __all__ = [
     "ResetProof",
     "Resets",
     "ResolvedMount",
+    "Retires",
     "Snapshots",
     "TreeEntry",
 ]
@@ -410,6 +413,13 @@ class Resets(Protocol):
 
 
 @runtime_checkable
+class Retires(Protocol):
+    """Contract 28."""
+
+    def retire(self, handle: Handle) -> None: ...
+
+
+@runtime_checkable
 class Adopts(Protocol):
     """Optional: contract 27. Lets provisioning be done once for many sandboxes."""
 
@@ -433,6 +443,6 @@ class Networks(Protocol):
 
 @runtime_checkable
 class Examines(Protocol):
-    """Optional: contract 28. What `airlock doctor` shows beside the features."""
+    """Optional: contract 40. What `airlock doctor` shows beside the features."""
 
     def examine(self) -> Sequence[Finding]: ...

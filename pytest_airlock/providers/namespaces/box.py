@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from pytest_airlock.errors import InvalidSpec, SandboxDied, SnapshotNotFound, UnsupportedFeature
 from pytest_airlock.providers.base import Absence, Command, ProviderSpec
@@ -21,7 +22,8 @@ _serial = itertools.count(1)
 class Box:
     """`layers` is what the present life stands on; `untouched` is True until something could have been changed.
 
-    `one_id` is why there is one user id in it, if so: then commands run as the spec's user and no other. `base` is the
+    `limits` are the fork server's words for the spec (limits.py); `one_id` is why there is one user id in it, if so: then
+    commands run as the spec's user and no other. `base` is the
     number of the base image, `planned` the version of what was known of its mounts then.
     """
 
@@ -30,12 +32,13 @@ class Box:
         number: int,
         spec: ProviderSpec,
         *,
+        limits: Mapping[str, Any],
         environ: Mapping[str, str],
         one_id: Absence | None,
         base: int,
         planned: int,
     ) -> None:
-        self.number, self.spec, self.environ, self.one_id = number, spec, environ, one_id
+        self.number, self.spec, self.limits, self.environ, self.one_id = number, spec, limits, environ, one_id
         self.base, self.planned = base, planned
         self.cwd = spec.cwd or environ["HOME"]
         self.life: Life | None = None
@@ -43,6 +46,10 @@ class Box:
         self.snapshots: dict[str, tuple[int, ...]] = {}
         self.untouched = True
         self.nonce = ""
+
+    def words(self) -> dict[str, Any]:
+        """What the fork server must know to make a life of it."""
+        return {"id": self.number, "base": self.base, "spec": self.limits}
 
     @property
     def running(self) -> bool:

@@ -1,4 +1,4 @@
-"""What of a host counts for this provider: the findings `airlock doctor` shows (contract 28 of providers/base.py)."""
+"""What of a host counts for this provider: the findings `airlock doctor` shows (contract 40 of providers/base.py)."""
 
 from __future__ import annotations
 

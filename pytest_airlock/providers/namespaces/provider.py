@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import hashlib
+import itertools
 import json
 import os
 import secrets
@@ -67,6 +68,7 @@ class NamespacesProvider:
         self._bases: dict[str, int] = {}
         self._host = images.HostView.current()
         self._memory = images.Memory()
+        self._numbers = itertools.count(1)
 
     # ------------------------------------------------------------------ what works here
 
@@ -135,7 +137,7 @@ class NamespacesProvider:
         return self._engine
 
     def examine(self) -> Sequence[Finding]:
-        """Contract 28. What the fork server found is known only where one starts."""
+        """Contract 40. What the fork server found is known only where one starts."""
         try:
             report = self._start_engine().found
         except AirlockError:
@@ -151,6 +153,8 @@ class NamespacesProvider:
         try:
             return self._engine.call(op, fds, **request)
         except StepFailed as error:
+            if error.step == "pristine":
+                raise ResetFailed(str(request["id"]), "its new file system is not empty") from None
             raise self._explained(error) from None
 
     # ------------------------------------------------------------------ life
@@ -171,12 +175,17 @@ class NamespacesProvider:
         engine = self._start_engine()
         base = self._base(spec)
         limits = sandbox_limits(spec, found, uid=USERS[spec.user])
-        number = self._call("create", base=base, spec=limits)[0]
         host = self._host if images.is_host_image(spec.image) else None
         environ = {**images.base_environ(spec.user, host), **dict(spec.env)}
         one_id = found.absent.get("many_users")
         self._boxes[spec.name] = Box(
-            number, spec, environ=environ, one_id=one_id, base=base, planned=self._memory.version
+            next(self._numbers),
+            spec,
+            limits=limits,
+            environ=environ,
+            one_id=one_id,
+            base=base,
+            planned=self._memory.version,
         )
         data = {"engine": engine.found["pid"], "boot": engine.found["born"]}
         return Handle(self.name, spec.name, data, features.enforced(spec, found))
@@ -190,10 +199,19 @@ class NamespacesProvider:
         world = images.plan_image(
             spec, self._host, root_mode=engine.found["privileged"], cache=_cache(), memory=self._memory
         ).to_json()
-        key = hashlib.sha256(world).hexdigest()
+        key = hashlib.sha256(world + self._stamp(spec)).hexdigest()
         if key not in self._bases:
             self._bases[key] = self._call("base", world=world.decode())[0]
         return self._bases[key]
+
+    def _stamp(self, spec: ProviderSpec) -> bytes:
+        """What a base depends on beside its world: own directories above a mount of foreign ids are made when it is built."""
+        found = self._start_engine().found
+        if found["privileged"]:
+            foreign = bool(spec.mounts) and not found["idmap_host"]
+        else:
+            foreign = any(os.stat(mount.source).st_uid != os.getuid() for mount in spec.mounts)
+        return b"%d" % self._memory.version if foreign else b""
 
     def _rebase(self, box: Box) -> None:
         """Stand on the host as it is now from the next life on."""
@@ -203,7 +221,6 @@ class NamespacesProvider:
         box.planned = self._memory.version
         if box.base == old:
             return
-        self._call("rebase", id=box.number, base=box.base)
         if all(other.base != old for other in self._boxes.values()):
             self._bases = {key: base for key, base in self._bases.items() if base != old}
             self._call("forget", base=old)
@@ -217,7 +234,7 @@ class NamespacesProvider:
 
     def _live(self, handle: Handle, box: Box, op: str, **request: Any) -> None:
         """Have the fork server begin a new life, and wait until it is ready."""
-        _, (control, pidfd) = self._call(op, id=box.number, **request)
+        _, (control, pidfd) = self._call(op, **box.words(), **request)
         life = Life(handle.name, _socket.socket(fileno=control), pidfd, lambda: self._call("oom", id=box.number)[0])
         try:
             self._ready(life)
@@ -352,7 +369,7 @@ class NamespacesProvider:
         layers = box.kept(snapshot)
         if box.running:
             raise ProviderError(self.name, "restore", f"{handle.name!r} is running", hint="stop it first")
-        self._call("layers", id=box.number, layers=layers)
+        self._call("layers", **box.words(), layers=layers)
         box.layers = layers
         self._drop_unused(box)
 
@@ -366,8 +383,13 @@ class NamespacesProvider:
         """Contract 27: the donor's layers are cloned mounts, so this takes no time and no space."""
         box, other = self._box(handle), self._box(donor)
         layers = other.kept(snapshot)
-        box.layers = tuple(self._call("adopt", id=box.number, layers=layers)[0])
+        box.layers = tuple(self._call("adopt", **box.words(), layers=layers)[0])
         return box.keep()
+
+    def retire(self, handle: Handle) -> None:
+        box = self._box(handle)
+        if box.life is not None:
+            box.life.begin_to_die()
 
     def reset(self, handle: Handle, snapshot: str) -> ResetProof:
         """Contract 23: kill, wait for the kernel to empty the pid name space, build anew on the snapshot's layers."""
@@ -378,8 +400,6 @@ class NamespacesProvider:
         self._rebase(box)
         box.layers = layers
         self._live(handle, box, "reset", layers=layers, needed=box.needed())
-        if not self._call("pristine", id=box.number)[0]:
-            raise ResetFailed(handle.name, "its new file system is not empty")
         return ResetProof("kernel", old, box.nonce)
 
     def _drop_unused(self, box: Box) -> None:

@@ -13,7 +13,15 @@ USABLE = {"usable": True, "why": "", "fix": ""}
 MISSING = {"usable": False, "why": "read-only", "fix": "unmask it"}
 GROUPS = {"cpu": USABLE, "memory": USABLE, "pids": USABLE}
 HOST = HostFacts(kernel=(6, 12), release="6.12.1", cgroups="2")
-ROOT = {"privileged": True, "ids": 65_536, "idmap": True, "idmap_host": True, "groups": [], "cgroups": GROUPS, "contained": False}
+ROOT = {
+    "privileged": True,
+    "ids": 65_536,
+    "idmap": True,
+    "idmap_host": True,
+    "groups": [],
+    "cgroups": GROUPS,
+    "contained": False,
+}
 RANGE = {**ROOT, "privileged": False, "idmap": False, "idmap_host": False}
 SINGLE = {**RANGE, "ids": 1, "groups": ["docker"], "lacking": ["newuidmap", errno.ENOENT]}
 
