@@ -199,6 +199,8 @@ def open_path(path: str, step: str) -> int:
     try:
         return _call("openat2", AT_FDCWD, os.fsencode(path), how, len(how), path=path)
     except StepError as error:
+        if error.errno in (1, 38):  # EPERM, ENOSYS: a filter, not a link
+            raise
         raise StepError(error.errno or 0, step, path) from error
 
 
