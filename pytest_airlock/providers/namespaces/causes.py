@@ -6,64 +6,16 @@ says little: EPERM has a dozen causes. So a row also looks at the facts of the h
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from errno import EACCES, EBUSY, EINVAL, EIO, ENODEV, ENOENT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM, EROFS, EUSERS
-from typing import Literal
 
-from pytest_airlock.providers.namespaces.host_facts import HostFacts
+from pytest_airlock.providers.namespaces.cause import CGROUP, Row, always, filtered, older, sysctl
 
-__all__ = ["CGROUP", "ROWS", "UNMASK", "Row"]
+__all__ = ["ROWS", "UNMASK"]
 
 _USERNS = ("clone3", "unshare")
 _MAPS = ("uid_map", "gid_map", "setgroups")
 _MOUNTS = ("mount", "bind", "remount", "open_tree", "move_mount", "pivot_root")
 _REFUSED = (EPERM, EACCES)
-CGROUP = "cgroup"
-
-Evidence = Literal["measured", "simulated", "unmeasured"]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """`steps` (none = any) and `errnos` that may show it, `fits(host, path)` on the facts; a step also matches its longer forms.
-
-    `feature` is what is missing ("cgroup" = the controller in the step), "" if nothing works. `evidence`: measured on
-    such a host, simulated on another kernel, or unmeasured (from documentation).
-    """
-
-    name: str
-    where: str
-    steps: tuple[str, ...]
-    errnos: tuple[int, ...]
-    cause: str
-    fix: str
-    fits: Callable[[HostFacts, str], bool]
-    feature: str = ""
-    evidence: Evidence = "unmeasured"
-
-    def matches(self, step: str, number: int, path: str, host: HostFacts) -> bool:
-        named = not self.steps or any(step == word or step.startswith(f"{word} ") for word in self.steps)
-        return named and number in self.errnos and self.fits(host, path)
-
-
-def _always(_host: HostFacts, _path: str) -> bool:
-    return True
-
-
-def _sysctl(name: str, value: str) -> Callable[[HostFacts, str], bool]:
-    return lambda host, _path: host.sysctl.get(name) == value
-
-
-def _older(major: int, minor: int) -> Callable[[HostFacts, str], bool]:
-    return lambda host, _path: (0, 0) < host.kernel < (major, minor)
-
-
-def _filtered(container: str, *, privileged: bool = False) -> Callable[[HostFacts, str], bool]:
-    """A container's system-call filter: it is there, and so are (or not) the powers it would follow."""
-    return lambda host, _path: host.seccomp and host.privileged is privileged and host.container == container
-
-
 _DOCKER_FLAGS = "docker run --security-opt seccomp=unconfined --security-opt systempaths=unconfined"
 _PODMAN_FLAGS = "podman run --security-opt seccomp=unconfined --security-opt unmask=ALL"
 UNMASK = "`docker run --security-opt systempaths=unconfined`; `podman run --security-opt unmask=ALL`"
@@ -104,7 +56,7 @@ ROWS: tuple[Row, ...] = (
         (ENOSPC, EUSERS),
         "user.max_user_namespaces is 0",
         "`sudo sysctl -w user.max_user_namespaces=15000`; inside of an airlock sandbox: a profile with nested name spaces (dev)",
-        _sysctl("user.max_user_namespaces", "0"),
+        sysctl("user.max_user_namespaces", "0"),
         evidence="measured",
     ),
     Row(
@@ -114,7 +66,7 @@ ROWS: tuple[Row, ...] = (
         (ENOSPC, EUSERS),
         "the user's limit of name spaces (user.max_user_namespaces) is reached, or they are nested more than 32 deep",
         "end what holds them (`lsns -t user`), or raise the limit: `sudo sysctl -w user.max_user_namespaces=100000`",
-        _always,
+        always,
     ),
     Row(
         "userns-clone",
@@ -151,7 +103,8 @@ ROWS: tuple[Row, ...] = (
         (EPERM, ENOSYS),
         "podman's system-call filter forbids name spaces",
         f"`{_PODMAN_FLAGS}`",
-        _filtered("podman"),
+        filtered("podman"),
+        evidence="measured",
     ),
     Row(
         "docker-apparmor",
@@ -160,7 +113,7 @@ ROWS: tuple[Row, ...] = (
         (EPERM, ENOSYS),
         "docker's system-call filter and its AppArmor profile forbid name spaces and mounts",
         f"`{_DOCKER_FLAGS} --security-opt apparmor=unconfined`",
-        lambda host, path: _filtered("docker")(host, path) and bool(host.apparmor),
+        lambda host, path: filtered("docker")(host, path) and bool(host.apparmor),
     ),
     Row(
         "docker",
@@ -169,7 +122,7 @@ ROWS: tuple[Row, ...] = (
         (EPERM, ENOSYS),
         "docker's system-call filter forbids name spaces",
         f"`{_DOCKER_FLAGS}`",
-        _filtered("docker"),
+        filtered("docker"),
         evidence="measured",
     ),
     Row(
@@ -222,7 +175,7 @@ ROWS: tuple[Row, ...] = (
         "/etc/apparmor.d: `abi <abi/4.0>, profile airlock PYTHON flags=(unconfined) { userns, }` with PYTHON its real "
         "path, then `sudo apparmor_parser -r FILE` (every script of that python may then)",
         lambda host, path: (
-            _sysctl("kernel.apparmor_restrict_unprivileged_userns", "1")(host, path) and not host.privileged
+            sysctl("kernel.apparmor_restrict_unprivileged_userns", "1")(host, path) and not host.privileged
         ),
     ),
     Row(
@@ -243,6 +196,7 @@ ROWS: tuple[Row, ...] = (
         "`podman run --security-opt unmask=ALL`",
         lambda host, _path: host.proc_masked and host.container == "podman",
         feature="private_proc",
+        evidence="measured",
     ),
     Row(
         "masked-proc-kubernetes",
@@ -272,7 +226,7 @@ ROWS: tuple[Row, ...] = (
         (EROFS, EACCES),
         "/proc/sys is read-only, so no limit of a sandbox's name spaces can be set in it",
         UNMASK,
-        _always,
+        always,
         feature="private_proc",
     ),
     Row(
@@ -282,7 +236,7 @@ ROWS: tuple[Row, ...] = (
         (ENOSYS,),
         "this kernel is too old: pidfds, detached and idmapped mounts need Linux 5.12",
         "a newer kernel (Debian 12, Ubuntu 22.04, RHEL 9 or newer), or another provider (podman, docker, lima)",
-        _older(5, 12),
+        older(5, 12),
     ),
     Row(
         "overlay-old",
@@ -291,7 +245,7 @@ ROWS: tuple[Row, ...] = (
         (EPERM, EINVAL),
         "this kernel mounts overlayfs only for root: in user name spaces it came with Linux 5.11",
         "a newer kernel, or run as root",
-        _older(5, 11),
+        older(5, 11),
     ),
     Row(
         "overlay-missing",
@@ -300,7 +254,7 @@ ROWS: tuple[Row, ...] = (
         (ENODEV,),
         "the kernel has no overlayfs, or its module is not loaded and must not be loaded from a name space",
         "`sudo modprobe overlay` (the word overlay in /etc/modules-load.d/overlay.conf keeps it)",
-        _always,
+        always,
     ),
     Row(
         "tmpfs-xattr",
@@ -309,7 +263,7 @@ ROWS: tuple[Row, ...] = (
         (EOPNOTSUPP, EIO, EINVAL),
         "tmpfs keeps no `user.` attributes before Linux 6.6, so deletions in a copy-on-write directory are lost",
         "Linux 6.6 or newer (Debian 12: `apt install -t bookworm-backports linux-image-amd64`; Ubuntu 22.04: the HWE kernel)",
-        _older(6, 6),
+        older(6, 6),
         evidence="simulated",
     ),
     Row(
@@ -330,7 +284,7 @@ ROWS: tuple[Row, ...] = (
         (EINVAL, EPERM, EOPNOTSUPP),
         "files of this file system cannot be mapped to the sandbox's user ids",
         'mounts of mode "cow", or the project on ext4, xfs, btrfs or tmpfs, or run as an ordinary user',
-        _always,
+        always,
         feature="mount_rw",
     ),
     Row(
@@ -349,8 +303,9 @@ ROWS: tuple[Row, ...] = (
         (ENOENT,),
         "newuidmap is not installed, so a sandbox has one user id only",
         f"`sudo apt-get install uidmap` (dnf: shadow-utils), then `{_SUBIDS}`",
-        _always,
+        always,
         feature="many_users",
+        evidence="measured",
     ),
     Row(
         "no-subids",
@@ -359,7 +314,7 @@ ROWS: tuple[Row, ...] = (
         (EINVAL,),
         "newuidmap grants no range: /etc/subuid and /etc/subgid have none of 65,536 for this user",
         f"`{_SUBIDS}`",
-        _always,
+        always,
         feature="many_users",
         evidence="measured",
     ),
@@ -384,6 +339,7 @@ ROWS: tuple[Row, ...] = (
         "setcap cap_setuid+ep /usr/bin/newuidmap; setcap cap_setgid+ep /usr/bin/newgidmap`; or run as the container's root",
         lambda host, _path: bool(host.container),
         feature="many_users",
+        evidence="measured",
     ),
     Row(
         "few-ids",
@@ -392,7 +348,7 @@ ROWS: tuple[Row, ...] = (
         (ENOSPC,),
         "no range of 65,536 user ids is free in this process' /proc/self/uid_map, so a sandbox has one user id only",
         f"{_MORE_IDS}, then `podman system migrate` or start docker again",
-        _always,
+        always,
         feature="many_users",
         evidence="measured",
     ),
@@ -403,7 +359,7 @@ ROWS: tuple[Row, ...] = (
         (ENOSPC,),
         "sandboxes would be the machine's root: this one may not map other ids, or has no 65,536 of them free",
         "run as an ordinary user of the container (`--user`), or `--cap-add SETUID --cap-add SETGID --cap-add SETFCAP`",
-        _always,
+        always,
         evidence="measured",
     ),
     Row(
@@ -413,7 +369,7 @@ ROWS: tuple[Row, ...] = (
         (EINVAL, ENOSYS),
         "this kernel has no system-call filters",
         "a kernel with CONFIG_SECCOMP_FILTER=y; every large distribution's has it",
-        _always,
+        always,
         feature="syscall_filter",
     ),
     Row(
@@ -422,9 +378,10 @@ ROWS: tuple[Row, ...] = (
         (CGROUP,),
         (EROFS,),
         "cgroups are mounted read-only",
-        "`podman run --security-opt unmask=/sys/fs/cgroup`; `docker run --privileged` (which takes the container's walls down)",
-        _always,
+        "with version 2 `podman run --security-opt unmask=/sys/fs/cgroup`; else `--privileged`, which takes the container's walls down",
+        always,
         feature=CGROUP,
+        evidence="measured",
     ),
     Row(
         "cgroup-not-delegated",
@@ -433,7 +390,7 @@ ROWS: tuple[Row, ...] = (
         (EACCES, EPERM, EBUSY),
         "this process' cgroup is not delegated to it, so no limited group can be made below it",
         "`systemd-run --user --scope -p Delegate=yes pytest ...` (root: without `--user`; systemd 251 or newer)",
-        _always,
+        always,
         feature=CGROUP,
     ),
     Row(
@@ -443,7 +400,7 @@ ROWS: tuple[Row, ...] = (
         (ENOENT, EOPNOTSUPP, ENODEV),
         "this controller is not enabled in the kernel, or not mounted",
         "kernel parameter `cgroup_enable=memory`, then reboot; or mount cgroup2 on /sys/fs/cgroup",
-        _always,
+        always,
         feature=CGROUP,
     ),
     Row(

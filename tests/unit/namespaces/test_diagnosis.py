@@ -8,7 +8,8 @@ import pytest
 
 from pytest_airlock.errors import AirlockError, ProviderError, ProviderUnavailable, UnsupportedFeature
 from pytest_airlock.providers.base import FEATURES
-from pytest_airlock.providers.namespaces.causes import CGROUP, ROWS, Row
+from pytest_airlock.providers.namespaces.cause import CGROUP, Row
+from pytest_airlock.providers.namespaces.causes import ROWS
 from pytest_airlock.providers.namespaces.diagnosis import HostFacts, explain
 
 DOCS = Path(__file__).parents[3] / "docs" / "where-it-works.md"
