@@ -45,17 +45,20 @@ def test_where_a_part_is_missing_it_is_told_with_its_reason_and_the_status_is_0(
 
 
 def test_where_it_does_not_work_cause_and_fix_are_told_and_the_status_is_1():
-    refused = [(["clone3"], errno.ENOSYS), (["unshare", "clone"], errno.EPERM)]
+    refused = [(["clone3"], errno.ENOSYS), (["unshare"], errno.EPERM)]
     done = run_below(refused, *COMMAND)
     assert (done.returncode, done.stderr) == (1, "")
     assert "NO  namespaces" in done.stdout
-    assert "why: a system-call filter is in force" in done.stdout
-    assert "fix: run outside of it" in done.stdout
+    assert "why: " in done.stdout
+    assert "fix: " in done.stdout
     assert "kernel" in done.stdout
     found = as_json(run_below(refused, *COMMAND, "--json"))
     assert not found["works"]
     assert found["features"] == {}
-    assert "forbids name spaces" in found["why"]
+    # Which container's filter it is, the marks of the host say.
+    assert "system-call filter" in found["why"]
+    assert "unshare failed with Operation not permitted" in found["why"]
+    assert found["fix"]
 
 
 def test_it_leaves_no_record_and_no_directory(tmp_path, monkeypatch):
