@@ -1,6 +1,6 @@
 """The `airlock` command: what another process may do with sandboxes.
 
-looking.py (list, status) · ending.py (stop, destroy, gc) · common.py
+looking.py (list, status) · ending.py (stop, destroy, gc) · doctor.py · common.py
 
 A sandbox of a live run is looked at and never touched: only its owner acts on it.
 """
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from pytest_airlock.cli import ending, looking
+    from pytest_airlock.cli import doctor, ending, looking
 
     parser = argparse.ArgumentParser(prog="airlock", description="Look at and remove the sandboxes of pytest-airlock.")
     parser.add_argument(
@@ -44,4 +44,5 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     looking.add_verbs(verbs)
     ending.add_verbs(verbs)
+    doctor.add_verbs(verbs)
     return parser

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_airlock.orchestrator import SandboxManager
+    from pytest_airlock.orchestrator.providers import ProviderRegistry
 
-__all__ = ["Verbs", "explain", "managing", "say", "shown"]
+__all__ = ["Verbs", "explain", "managing", "managing_providers", "say", "shown"]
 
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -29,6 +30,18 @@ def managing(arguments: argparse.Namespace) -> Iterator[SandboxManager]:
         yield manager
     finally:
         manager.close_providers()
+
+
+@contextmanager
+def managing_providers() -> Iterator[ProviderRegistry]:
+    """The providers alone; they are closed at the end."""
+    from pytest_airlock.orchestrator.providers import ProviderRegistry
+
+    providers = ProviderRegistry()
+    try:
+        yield providers
+    finally:
+        providers.close()
 
 
 def say(text: str) -> None:

@@ -13,6 +13,7 @@ from pytest_airlock.orchestrator.providers import ProviderRegistry
 from pytest_airlock.providers.base import (
     Adopts,
     Diffs,
+    Examines,
     Features,
     Networks,
     Provider,
@@ -92,6 +93,6 @@ def _optional(protocol: type) -> Any:
     return fixture
 
 
-snapshots, resets, retires, diffs, networks, adopts = map(
-    _optional, (Snapshots, Resets, Retires, Diffs, Networks, Adopts)
+snapshots, resets, retires, diffs, networks, adopts, examines = map(
+    _optional, (Snapshots, Resets, Retires, Diffs, Networks, Adopts, Examines)
 )

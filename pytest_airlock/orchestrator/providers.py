@@ -12,7 +12,7 @@ from pytest_airlock.errors import AirlockError, InvalidSpec, ProviderUnavailable
 from pytest_airlock.orchestrator.undo import add_note
 from pytest_airlock.providers.base import Provider
 
-__all__ = ["AUTO", "GROUP", "ProviderRegistry", "auto_order"]
+__all__ = ["AUTO", "GROUP", "ProviderRegistry", "auto_order", "in_order"]
 
 GROUP = "pytest_airlock.providers"
 AUTO = "auto"
@@ -21,6 +21,12 @@ AUTO = "auto"
 def auto_order(platform: str = sys.platform) -> tuple[str, ...]:
     """What `auto` tries, the cheapest first; namespaces exist on Linux only."""
     return ("lima", "podman", "docker") if platform == "darwin" else ("namespaces", "podman", "docker", "lima")
+
+
+def in_order(names: Collection[str], platform: str = sys.platform) -> list[str]:
+    """Names of providers as `auto` tries them: those of auto_order(), then the others by name."""
+    known = [name for name in auto_order(platform) if name in names]
+    return known + sorted(set(names) - set(known))
 
 
 class ProviderRegistry:
@@ -81,10 +87,8 @@ class ProviderRegistry:
     def _first_that_works(self) -> Provider:
         if self._auto is not None:
             return self._get(self._auto)
-        order = [name for name in auto_order() if name in self._factories]
-        order += sorted(self._factories.keys() - set(order))
         failures: list[str] = []
-        for name in order:
+        for name in in_order(self._factories):
             try:
                 provider = self._get(name)
                 provider.probe()

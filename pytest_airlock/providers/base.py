@@ -6,8 +6,9 @@ Everything that crosses it is plain data and byte streams, so that a provider ca
  1. `probe()` tries, by really doing it, what this host can enforce; it raises ProviderUnavailable with cause and
     fix where the provider cannot work at all. A second call answers from memory.
  2. `create(spec)` makes a sandbox that is not running and returns its Handle; a handle survives JSON.
- 3. `create` raises UnsupportedFeature, and leaves nothing behind, if a feature in `spec.required` cannot be enforced.
-    `Handle.enforced` lists what is; a value of the spec that is not in it was only a wish.
+ 3. `create` raises UnsupportedFeature, and leaves nothing behind, if a feature in `spec.required` cannot be enforced, or
+    a mount not on the file system it is on. `Handle.enforced` lists what is; a value of the spec that is not in it was
+    only a wish.
  4. `create` of a name that this provider instance already has raises AlreadyExists and touches nothing.
  5. `start(handle)` returns when `spawn` works; the sandbox is born locked: nothing inside reaches a network, DNS
     included. On a running sandbox it does nothing.
@@ -52,6 +53,9 @@ Optional protocols, looked up with isinstance:
     started the files of the donor's snapshot, as a snapshot of its own, whose id it returns: it outlives the donor.
 28. `Retires.retire(handle)` has all that runs inside begin to die and does not wait for it. Until the next `reset`, which
     proves the death, nothing but `reset`, `delete`, `is_running` and `close` is called.
+40. `Examines.examine()` tells what of this host counts for the provider, in the order in which it is to be read. It answers
+    also where `probe` raises, raises nothing for what is missing, and leaves nothing behind. Of a Finding that is not ok,
+    `why` says the cause and `fix` what to do, or that nothing can be done.
 """
 
 from __future__ import annotations
@@ -69,11 +73,13 @@ __all__ = [
     "ChangeKind",
     "Command",
     "Diffs",
+    "Examines",
     "Exit",
     "Features",
     "FileAction",
     "FileKind",
     "FileStat",
+    "Finding",
     "Handle",
     "NetworkRule",
     "Networks",
@@ -145,6 +151,17 @@ class Features:
 
     def __contains__(self, feature: str) -> bool:
         return feature in self.present
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that counts on a host: `subject` in a word or two, `what` it is. ok None = neither good nor bad."""
+
+    subject: str
+    what: str
+    ok: bool | None = None
+    why: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,3 +442,10 @@ class Networks(Protocol):
 
     def set_network(self, handle: Handle, rule: NetworkRule) -> None: ...
     def attempts(self, handle: Handle) -> Sequence[Attempt]: ...
+
+
+@runtime_checkable
+class Examines(Protocol):
+    """Optional: contract 40. What `airlock doctor` shows beside the features."""
+
+    def examine(self) -> Sequence[Finding]: ...

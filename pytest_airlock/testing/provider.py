@@ -27,9 +27,11 @@ from pytest_airlock.providers.base import (
     Change,
     Command,
     Diffs,
+    Examines,
     Features,
     FileAction,
     FileStat,
+    Finding,
     Handle,
     NetworkRule,
     Networks,
@@ -58,6 +60,7 @@ _PROTOCOLS = {
     "Adopts": ("adopt",),
     "Diffs": ("diff",),
     "Networks": ("set_network", "attempts"),
+    "Examines": ("examine",),
 }
 _WISHES = {"cpu", "memory", "disk", "address_space"}
 
@@ -107,6 +110,10 @@ class FakeProvider:
     def probe(self) -> Features:
         with self._operation("probe"):
             return self._features
+
+    def examine(self) -> Sequence[Finding]:
+        with self._operation("examine"):
+            return [Finding("memory", "all of it is in this process")]
 
     def create(self, spec: ProviderSpec) -> Handle:
         with self._operation("create", spec.name):
@@ -386,3 +393,4 @@ if TYPE_CHECKING:
     _diffs: Diffs = _fake
     _networks: Networks = _fake
     _adopts: Adopts = _fake
+    _examines: Examines = _fake

@@ -59,6 +59,40 @@ def test_rule12_a_planted_link_to_what_pid_1_runs_does_not_change_the_hosts_inte
     assert (after.st_mode, after.st_mtime_ns, after.st_size) == (before.st_mode, before.st_mtime_ns, before.st_size)
 
 
+SELF = """
+import os
+print(os.readlink("/proc/self/exe"))
+os.chmod("/proc/self/exe", 0o4777)
+try:
+    os.write(os.open("/proc/self/exe", os.O_RDWR), b"x")
+except OSError:
+    print("refused")
+"""
+
+
+def test_rule12_where_the_loader_is_the_users_too_a_sealed_copy_of_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for root of a rootless container, to whom all files belong."""
+    own, linker = tmp_path / "python3", tmp_path / "ld.so"
+    shutil.copy(os.path.realpath(sys.executable), own)
+    found = loader._loader(str(own))
+    assert found is not None
+    shutil.copy(found, linker)
+    monkeypatch.setattr(loader, "_is_root_of_the_machine", lambda: False)
+    monkeypatch.setattr(loader, "_loader", lambda executable: str(linker))
+    before = [(file.read_bytes(), file.stat().st_mode) for file in (own, linker)]
+    words, held = loader.interpreter(str(own))
+    library = str(Path(sys.base_prefix) / "lib")
+    environ = {"PYTHONHOME": f"{sys.base_prefix}:{sys.base_exec_prefix}", "LD_LIBRARY_PATH": library}
+    done = subprocess.run(
+        [*words, "-S", "-c", SELF], env=environ, pass_fds=held, capture_output=True, text=True, check=False
+    )
+    os.close(held[0])
+    assert done.stdout.splitlines() == ["/memfd:airlock-python (deleted)", "refused"], done.stderr
+    assert [(file.read_bytes(), file.stat().st_mode) for file in (own, linker)] == before
+
+
 def test_rule12_the_loader_is_the_systems_and_runs_this_interpreter() -> None:
     found = loader._loader(os.path.realpath(sys.executable))
     assert found is not None

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_airlock.errors import InvalidSpec, SandboxDied, SnapshotNotFound, UnsupportedFeature
-from pytest_airlock.providers.base import Command, ProviderSpec
-from pytest_airlock.providers.namespaces import features
+from pytest_airlock.providers.base import Absence, Command, ProviderSpec
 from pytest_airlock.providers.namespaces.engine import protocol
 from pytest_airlock.providers.namespaces.engine.protocol import Request
 from pytest_airlock.providers.namespaces.process import Life
@@ -23,7 +22,8 @@ _serial = itertools.count(1)
 class Box:
     """`layers` is what the present life stands on; `untouched` is True until something could have been changed.
 
-    `limits` are the fork server's words for the spec (limits.py); `ids` is how many user ids there are in it: with one, commands run as the spec's user and no other. `base` is the
+    `limits` are the fork server's words for the spec (limits.py); `one_id` is why there is one user id in it, if so: then
+    commands run as the spec's user and no other. `base` is the
     number of the base image, `planned` the version of what was known of its mounts then.
     """
 
@@ -34,11 +34,11 @@ class Box:
         *,
         limits: Mapping[str, Any],
         environ: Mapping[str, str],
-        ids: int,
+        one_id: Absence | None,
         base: int,
         planned: int,
     ) -> None:
-        self.number, self.spec, self.limits, self.environ, self.ids = number, spec, limits, environ, ids
+        self.number, self.spec, self.limits, self.environ, self.one_id = number, spec, limits, environ, one_id
         self.base, self.planned = base, planned
         self.cwd = spec.cwd or environ["HOME"]
         self.life: Life | None = None
@@ -101,8 +101,8 @@ class Box:
         name = user or self.spec.user
         if name not in USERS:
             raise InvalidSpec("user", name, f"the users of a sandbox are {', '.join(USERS)}")
-        if name != self.spec.user and self.ids == 1:
-            raise UnsupportedFeature("many_users", "namespaces", features.ONE_ID.why, hint=features.ONE_ID.fix)
+        if name != self.spec.user and self.one_id is not None:
+            raise UnsupportedFeature("many_users", "namespaces", self.one_id.why, hint=self.one_id.fix)
         return USERS[name]
 
 

@@ -6,71 +6,28 @@ says little: EPERM has a dozen causes. So a row also looks at the facts of the h
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from errno import EACCES, EBUSY, EINVAL, EIO, ENODEV, ENOENT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM, EROFS, EUSERS
-from typing import Literal
 
-from pytest_airlock.providers.namespaces.host_facts import HostFacts
+from pytest_airlock.providers.namespaces.cause import CGROUP, Row, always, filtered, older, sysctl
 
-__all__ = ["CGROUP", "ROWS", "Row"]
+__all__ = ["ROWS", "UNMASK"]
 
 _USERNS = ("clone3", "unshare")
 _MAPS = ("uid_map", "gid_map", "setgroups")
 _MOUNTS = ("mount", "bind", "remount", "open_tree", "move_mount", "pivot_root")
 _REFUSED = (EPERM, EACCES)
-CGROUP = "cgroup"
-
-Evidence = Literal["measured", "simulated", "unmeasured"]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """`steps` and `errnos` that may show it, `fits(host, path)` on the facts; a step also matches its longer forms.
-
-    `feature` is what is missing ("cgroup" = the controller in the step), "" if nothing works. `evidence`: measured on
-    such a host, simulated on another kernel, or unmeasured (from documentation).
-    """
-
-    name: str
-    where: str
-    steps: tuple[str, ...]
-    errnos: tuple[int, ...]
-    cause: str
-    fix: str
-    fits: Callable[[HostFacts, str], bool]
-    feature: str = ""
-    evidence: Evidence = "unmeasured"
-
-    def matches(self, step: str, number: int, path: str, host: HostFacts) -> bool:
-        named = any(step == word or step.startswith(f"{word} ") for word in self.steps)
-        return named and number in self.errnos and self.fits(host, path)
-
-
-def _always(_host: HostFacts, _path: str) -> bool:
-    return True
-
-
-def _sysctl(name: str, value: str) -> Callable[[HostFacts, str], bool]:
-    return lambda host, _path: host.sysctl.get(name) == value
-
-
-def _older(major: int, minor: int) -> Callable[[HostFacts, str], bool]:
-    return lambda host, _path: (0, 0) < host.kernel < (major, minor)
-
-
-def _filtered(container: str, *, privileged: bool = False) -> Callable[[HostFacts, str], bool]:
-    """A container's system-call filter: it is there, and so are (or not) the powers it would follow."""
-    return lambda host, _path: host.seccomp and host.privileged is privileged and host.container == container
-
-
 _DOCKER_FLAGS = "docker run --security-opt seccomp=unconfined --security-opt systempaths=unconfined"
 _PODMAN_FLAGS = "podman run --security-opt seccomp=unconfined --security-opt unmask=ALL"
+UNMASK = "`docker run --security-opt systempaths=unconfined`; `podman run --security-opt unmask=ALL`"
 _POD = (
     "in the pod `hostUsers: false`, and in its securityContext `seccompProfile: {type: Unconfined}`, "
     "`appArmorProfile: {type: Unconfined}`, `procMount: Unmasked`"
 )
 _SUBIDS = "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
+_MORE_IDS = (
+    "give the user who starts the container more: `sudo usermod --add-subuids 1000000-1999999 --add-subgids "
+    "1000000-1999999 USER`"
+)
 
 #: Told in this order: the first row that fits wins, so the narrow ones come first.
 ROWS: tuple[Row, ...] = (
@@ -99,7 +56,7 @@ ROWS: tuple[Row, ...] = (
         (ENOSPC, EUSERS),
         "user.max_user_namespaces is 0",
         "`sudo sysctl -w user.max_user_namespaces=15000`; inside of an airlock sandbox: `profile='dev'` with `nesting=True`",
-        _sysctl("user.max_user_namespaces", "0"),
+        sysctl("user.max_user_namespaces", "0"),
         evidence="measured",
     ),
     Row(
@@ -109,7 +66,7 @@ ROWS: tuple[Row, ...] = (
         (ENOSPC, EUSERS),
         "the user's limit of name spaces (user.max_user_namespaces) is reached, or they are nested more than 32 deep",
         "end what holds them (`lsns -t user`), or raise the limit: `sudo sysctl -w user.max_user_namespaces=100000`",
-        _always,
+        always,
     ),
     Row(
         "userns-clone",
@@ -142,11 +99,12 @@ ROWS: tuple[Row, ...] = (
     Row(
         "podman",
         "podman, default settings",
-        _USERNS,
+        (*_USERNS, "sethostname"),
         (EPERM, ENOSYS),
         "podman's system-call filter forbids name spaces",
         f"`{_PODMAN_FLAGS}`",
-        _filtered("podman"),
+        filtered("podman"),
+        evidence="measured",
     ),
     Row(
         "docker-apparmor",
@@ -155,7 +113,7 @@ ROWS: tuple[Row, ...] = (
         (EPERM, ENOSYS),
         "docker's system-call filter and its AppArmor profile forbid name spaces and mounts",
         f"`{_DOCKER_FLAGS} --security-opt apparmor=unconfined`",
-        lambda host, path: _filtered("docker")(host, path) and bool(host.apparmor),
+        lambda host, path: filtered("docker")(host, path) and bool(host.apparmor),
     ),
     Row(
         "docker",
@@ -164,7 +122,7 @@ ROWS: tuple[Row, ...] = (
         (EPERM, ENOSYS),
         "docker's system-call filter forbids name spaces",
         f"`{_DOCKER_FLAGS}`",
-        _filtered("docker"),
+        filtered("docker"),
         evidence="measured",
     ),
     Row(
@@ -180,7 +138,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "filtered",
         "inside of another sandbox: snap, flatpak, a systemd unit, airlock itself",
-        (*_USERNS, "pivot_root"),
+        (*_USERNS, "pivot_root", "sethostname"),
         (EPERM, ENOSYS),
         "a system-call filter is in force on this process and forbids name spaces",
         "run outside of it; systemd: `RestrictNamespaces=no` and no `SystemCallFilter=`; airlock: `profile='dev'` with `nesting=True`",
@@ -197,6 +155,16 @@ ROWS: tuple[Row, ...] = (
         lambda host, _path: bool(host.container) and host.apparmor not in ("", "unconfined"),
     ),
     Row(
+        "filtered-new-calls",
+        "an old docker, podman or libseccomp below a new kernel",
+        ("pidfd_open", "open_tree", "move_mount", "mount_setattr", "openat2"),
+        (EPERM, ENOSYS),
+        "a system-call filter is in force on this process that does not know calls of newer kernels",
+        f"a newer libseccomp (2.5) and container engine (docker 20.10.10), or without its filter: `{_DOCKER_FLAGS}`",
+        lambda host, _path: host.seccomp,
+        evidence="simulated",
+    ),
+    Row(
         "apparmor-userns",
         "Ubuntu 23.10 and newer, ordinary user",
         (*_USERNS, *_MAPS, *_MOUNTS, "mount_setattr"),
@@ -207,7 +175,7 @@ ROWS: tuple[Row, ...] = (
         "/etc/apparmor.d: `abi <abi/4.0>, profile airlock PYTHON flags=(unconfined) { userns, }` with PYTHON its real "
         "path, then `sudo apparmor_parser -r FILE` (every script of that python may then)",
         lambda host, path: (
-            _sysctl("kernel.apparmor_restrict_unprivileged_userns", "1")(host, path) and not host.privileged
+            sysctl("kernel.apparmor_restrict_unprivileged_userns", "1")(host, path) and not host.privileged
         ),
     ),
     Row(
@@ -228,6 +196,7 @@ ROWS: tuple[Row, ...] = (
         "`podman run --security-opt unmask=ALL`",
         lambda host, _path: host.proc_masked and host.container == "podman",
         feature="private_proc",
+        evidence="measured",
     ),
     Row(
         "masked-proc-kubernetes",
@@ -256,18 +225,18 @@ ROWS: tuple[Row, ...] = (
         ("sysctl",),
         (EROFS, EACCES),
         "/proc/sys is read-only, so no limit of a sandbox's name spaces can be set in it",
-        "`docker run --security-opt systempaths=unconfined`; `podman run --security-opt unmask=ALL`",
-        _always,
+        UNMASK,
+        always,
         feature="private_proc",
     ),
     Row(
         "old-kernel",
         "kernels before 5.12 (Debian 10, Ubuntu 20.04, RHEL 8, Amazon Linux 2)",
-        ("clone3", "pidfd_open", "open_tree", "move_mount", "mount_setattr", "close_range"),
+        ("clone3", "pidfd_open", "open_tree", "move_mount", "mount_setattr", "openat2"),
         (ENOSYS,),
         "this kernel is too old: pidfds, detached and idmapped mounts need Linux 5.12",
         "a newer kernel (Debian 12, Ubuntu 22.04, RHEL 9 or newer), or another provider (podman, docker, lima)",
-        _older(5, 12),
+        older(5, 12),
     ),
     Row(
         "overlay-old",
@@ -276,7 +245,7 @@ ROWS: tuple[Row, ...] = (
         (EPERM, EINVAL),
         "this kernel mounts overlayfs only for root: in user name spaces it came with Linux 5.11",
         "a newer kernel, or run as root",
-        _older(5, 11),
+        older(5, 11),
     ),
     Row(
         "overlay-missing",
@@ -285,7 +254,7 @@ ROWS: tuple[Row, ...] = (
         (ENODEV,),
         "the kernel has no overlayfs, or its module is not loaded and must not be loaded from a name space",
         "`sudo modprobe overlay` (the word overlay in /etc/modules-load.d/overlay.conf keeps it)",
-        _always,
+        always,
     ),
     Row(
         "tmpfs-xattr",
@@ -294,7 +263,7 @@ ROWS: tuple[Row, ...] = (
         (EOPNOTSUPP, EIO, EINVAL),
         "tmpfs keeps no `user.` attributes before Linux 6.6, so deletions in a copy-on-write directory are lost",
         "Linux 6.6 or newer (Debian 12: `apt install -t bookworm-backports linux-image-amd64`; Ubuntu 22.04: the HWE kernel)",
-        _older(6, 6),
+        older(6, 6),
         evidence="simulated",
     ),
     Row(
@@ -315,7 +284,7 @@ ROWS: tuple[Row, ...] = (
         (EINVAL, EPERM, EOPNOTSUPP),
         "files of this file system cannot be mapped to the sandbox's user ids",
         'mounts of mode "cow", or the project on ext4, xfs, btrfs or tmpfs, or run as an ordinary user',
-        _always,
+        always,
         feature="mount_rw",
     ),
     Row(
@@ -332,29 +301,66 @@ ROWS: tuple[Row, ...] = (
         "ordinary user without the package uidmap (shadow-utils)",
         ("newuidmap", "newgidmap"),
         (ENOENT,),
-        "newuidmap is not installed, so the sandbox has one user id only",
+        "newuidmap is not installed, so a sandbox has one user id only",
         f"`sudo apt-get install uidmap` (dnf: shadow-utils), then `{_SUBIDS}`",
-        _always,
+        always,
         feature="many_users",
+        evidence="measured",
     ),
     Row(
         "no-subids",
         "ordinary user without a range in /etc/subuid and /etc/subgid",
         ("newuidmap", "newgidmap"),
-        (EPERM, EINVAL),
-        "newuidmap grants no range: /etc/subuid and /etc/subgid have none for this user",
+        (EINVAL,),
+        "newuidmap grants no range: /etc/subuid and /etc/subgid have none of 65,536 for this user",
         f"`{_SUBIDS}`",
-        _always,
+        always,
         feature="many_users",
+        evidence="measured",
+    ),
+    Row(
+        "newuidmap-refused",
+        "no_new_privs is set: systemd's NoNewPrivileges, docker's no-new-privileges",
+        ("newuidmap", "newgidmap"),
+        (EPERM,),
+        "newuidmap is refused: its set-uid bit or capability has no effect here, so a sandbox has one user id only",
+        "run it without no_new_privs, on a file system without nosuid",
+        lambda host, _path: host.no_new_privs,
+        feature="many_users",
+        evidence="measured",
+    ),
+    Row(
+        "newuidmap-in-container",
+        "ordinary user in a container, newuidmap set-uid (Debian, Ubuntu)",
+        ("newuidmap", "newgidmap"),
+        (EPERM,),
+        "newuidmap is refused: it becomes root of the container, which lacks CAP_SYS_ADMIN, so a sandbox has one user id only",
+        "give it a capability in place of the set-uid bit: `chmod u-s /usr/bin/newuidmap /usr/bin/newgidmap; "
+        "setcap cap_setuid+ep /usr/bin/newuidmap; setcap cap_setgid+ep /usr/bin/newgidmap`; or run as the container's root",
+        lambda host, _path: bool(host.container),
+        feature="many_users",
+        evidence="measured",
+    ),
+    Row(
+        "few-ids",
+        "root of a container with few ids (rootless podman or docker)",
+        ("id map",),
+        (ENOSPC,),
+        "no range of 65,536 user ids is free in this process' /proc/self/uid_map, so a sandbox has one user id only",
+        f"{_MORE_IDS}, then `podman system migrate` or start docker again",
+        always,
+        feature="many_users",
+        evidence="measured",
     ),
     Row(
         "id-range",
-        "root of a container with a small uid map",
+        "the machine's root without the powers to map ids, as with `--cap-drop ALL`, or with few ids",
         ("id range",),
         (ENOSPC,),
-        "no range of 65,536 user ids is free in this process' /proc/self/uid_map",
-        "run as an ordinary user, or give the container more ids (/etc/subuid of the user who starts it)",
-        _always,
+        "sandboxes would be the machine's root: this one may not map other ids, or has no 65,536 of them free",
+        "run as an ordinary user of the container (`--user`), or `--cap-add SETUID --cap-add SETGID --cap-add SETFCAP`",
+        always,
+        evidence="measured",
     ),
     Row(
         "no-seccomp",
@@ -363,7 +369,7 @@ ROWS: tuple[Row, ...] = (
         (EINVAL, ENOSYS),
         "this kernel has no system-call filters",
         "a kernel with CONFIG_SECCOMP_FILTER=y; every large distribution's has it",
-        _always,
+        always,
         feature="syscall_filter",
     ),
     Row(
@@ -372,9 +378,10 @@ ROWS: tuple[Row, ...] = (
         (CGROUP,),
         (EROFS,),
         "cgroups are mounted read-only",
-        "`podman run --security-opt unmask=/sys/fs/cgroup`; `docker run --privileged` (which takes the container's walls down)",
-        _always,
+        "with version 2 `podman run --security-opt unmask=/sys/fs/cgroup`; else `--privileged`, which takes the container's walls down",
+        always,
         feature=CGROUP,
+        evidence="measured",
     ),
     Row(
         "cgroup-not-delegated",
@@ -383,7 +390,7 @@ ROWS: tuple[Row, ...] = (
         (EACCES, EPERM, EBUSY),
         "this process' cgroup is not delegated to it, so no limited group can be made below it",
         "`systemd-run --user --scope -p Delegate=yes pytest ...` (root: without `--user`; systemd 251 or newer)",
-        _always,
+        always,
         feature=CGROUP,
     ),
     Row(
@@ -393,7 +400,17 @@ ROWS: tuple[Row, ...] = (
         (ENOENT, EOPNOTSUPP, ENODEV),
         "this controller is not enabled in the kernel, or not mounted",
         "kernel parameter `cgroup_enable=memory`, then reboot; or mount cgroup2 on /sys/fs/cgroup",
-        _always,
+        always,
         feature=CGROUP,
+    ),
+    Row(
+        "filtered-otherwise",
+        "below a strict system-call filter",
+        (),
+        (EPERM, ENOSYS),
+        "a system-call filter is in force on this process, and may be what forbids it",
+        f"run outside of it; systemd: no `SystemCallFilter=`; `{_DOCKER_FLAGS}`; `{_PODMAN_FLAGS}`",
+        lambda host, _path: host.seccomp,
+        evidence="simulated",
     ),
 )

@@ -45,10 +45,11 @@ class Engine:
         self._lock = threading.Lock()
         self._log = os.memfd_create("airlock-log", os.MFD_CLOEXEC)
         near, far = protocol.channel()
+        words, held = interpreter(sys.executable)
         try:
             self._process = subprocess.Popen(
-                [*interpreter(sys.executable), "-I", "-S", "-c", _BOOT, str(far.fileno())],
-                pass_fds=(far.fileno(),),
+                [*words, "-I", "-S", "-c", _BOOT, str(far.fileno())],
+                pass_fds=(far.fileno(), *held),
                 env={},
                 cwd=Path(__file__).parent,
                 stdin=subprocess.DEVNULL,
@@ -58,10 +59,16 @@ class Engine:
             )
         finally:
             far.close()
+            for fd in held:
+                os.close(fd)
         near.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, protocol.timeval(_PATIENCE))
         self._sock: _socket.socket | None = near
         _engines.add(self)
-        owner = os.pidfd_open(self.pid)
+        try:
+            owner = os.pidfd_open(self.pid)
+        except OSError as error:
+            self.close()
+            raise StepFailed("pidfd_open", error.errno or 0, "") from None
         try:
             protocol.send_json(near, {}, (owner,))
             self.found: dict[str, Any] = self._receive("start")[0]

@@ -6,7 +6,8 @@ import os
 
 from pytest_airlock.errors import ProviderError, ProviderUnavailable, UnsupportedFeature
 from pytest_airlock.providers.base import FEATURES
-from pytest_airlock.providers.namespaces.causes import CGROUP, ROWS
+from pytest_airlock.providers.namespaces.cause import CGROUP
+from pytest_airlock.providers.namespaces.causes import ROWS
 from pytest_airlock.providers.namespaces.host_facts import HostFacts
 
 __all__ = ["HostFacts", "explain"]

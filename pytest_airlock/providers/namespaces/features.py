@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pytest_airlock.providers.base import Absence, Features, ProviderSpec
+from pytest_airlock.providers.namespaces.diagnosis import explain
+from pytest_airlock.providers.namespaces.host_facts import HostFacts
 
-__all__ = ["ONE_ID", "enforced", "found"]
+__all__ = ["enforced", "found", "one_id"]
 
-ONE_ID = Absence(
-    "there is one user id in the sandbox: newuidmap or a range in /etc/subuid and /etc/subgid is missing",
-    "install the package uidmap (shadow-utils) and run: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER",
-)
+_NO_FACTS = HostFacts()
 _NO_NETWORK = Absence("this provider locks the network, always", 'use network="locked"')
 _NO_PORTS = Absence(
     "this provider locks the network, always", "leave ports= out, and reach the port by a command that runs inside"
@@ -46,7 +46,14 @@ _WISHES = ("cpu", "memory", "disk", "address_space")
 _LANDLOCK_ABI = 2
 
 
-def found(report: dict[str, Any]) -> Features:
+def one_id(report: Mapping[str, Any], host: HostFacts) -> Absence:
+    """Why a sandbox has one user id only."""
+    step, number = report["lacking"]
+    error = explain(step, number, "", host)
+    return Absence(error.why, error.hint)
+
+
+def found(report: Mapping[str, Any], host: HostFacts = _NO_FACTS) -> Features:
     """Features from the report of a fork server that built its private root."""
     present = set(_ALWAYS)
     absent = dict.fromkeys(("network_allow", "network_open", "network_host", "network_attempts"), _NO_NETWORK)
@@ -55,14 +62,15 @@ def found(report: dict[str, Any]) -> Features:
     if report["ids"] > 1:
         present.add("many_users")
     else:
-        absent["many_users"] = ONE_ID
+        absent["many_users"] = one_id(report, host)
     notes = []
     kept = report["groups"]
     if kept:
         notes.append(f"commands keep the host's supplementary groups {', '.join(kept)}: there is one id only")
     powerful = sorted(_POWERFUL & set(kept))
     if powerful:
-        absent["groups_dropped"] = Absence(f"commands would keep the groups {', '.join(powerful)}", ONE_ID.fix)
+        fix = one_id(report, host).fix
+        absent["groups_dropped"] = Absence(f"commands would keep the groups {', '.join(powerful)}", fix)
     else:
         present.add("groups_dropped")
     groups: dict[str, Any] = report["cgroups"]
@@ -81,7 +89,16 @@ def found(report: dict[str, Any]) -> Features:
             "this kernel has no Landlock, or none with ABI 2: the second wall is missing, the first stands",
             "Linux 5.19 or newer with landlock in its kernel parameter lsm=",
         )
-    if report["privileged"] and not report["idmap"]:
+    if not report["attributes"]:
+        present.discard("mount_rw")
+        absent["mount_rw"] = Absence("mount_setattr(2) is not there: old kernel or filter", 'mount with mode "cow"')
+    elif report["contained"]:
+        present.discard("mount_rw")
+        absent["mount_rw"] = Absence(
+            "sandbox root has an id of its own, and to map files to it (idmapped mounts) root of a container needs CAP_SYS_ADMIN",
+            'mount with mode "cow", or run as an ordinary user of the container, or `docker run --cap-add SYS_ADMIN`',
+        )
+    elif report["privileged"] and not report["idmap"]:
         present.discard("mount_rw")
         absent["mount_rw"] = Absence(
             "sandbox root has an id of its own and this kernel cannot map it (idmapped mounts)",

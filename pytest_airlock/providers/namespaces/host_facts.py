@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ _SYSCTLS = (
     "user.max_user_namespaces",
 )
 _CAP_SYS_ADMIN = 21
+_CGROUPS = {"cgroup": "1", "cgroup2": "2"}
 _BIN = ("usr/bin", "bin", "usr/local/bin", "usr/sbin", "sbin")
 
 
@@ -24,6 +26,7 @@ class HostFacts:
     `container` one of docker, podman, kubernetes or "", `root_type` the file system of `/`.
 
     `proc_masked`: something is mounted over parts of /proc, so the kernel mounts no other. `chroot`: `/` is no mount.
+    `cgroups` are the versions mounted, "" = none; `proc_sys_read_only` as containers have it.
     """
 
     kernel: tuple[int, int] = (0, 0)
@@ -32,6 +35,7 @@ class HostFacts:
     sysctl: Mapping[str, str] = field(default_factory=dict)
     privileged: bool = False
     seccomp: bool = False
+    no_new_privs: bool = False
     apparmor: str = ""
     selinux: bool = False
     container: str = ""
@@ -40,6 +44,8 @@ class HostFacts:
     user_namespaces: bool = True
     root_type: str = ""
     newuidmap: bool = True
+    cgroups: str = ""
+    proc_sys_read_only: bool = False
 
     @classmethod
     def read(cls, root: str = "/") -> HostFacts:
@@ -56,6 +62,7 @@ class HostFacts:
             sysctl={name: text for name in _SYSCTLS if (text := _text(base / "proc/sys" / Path(*name.split(".", 1))))},
             privileged=bool(int(status.get("CapEff", "0"), 16) >> _CAP_SYS_ADMIN & 1),
             seccomp=status.get("Seccomp") == "2",
+            no_new_privs=status.get("NoNewPrivs") == "1",
             apparmor=_text(base / "proc/self/attr/apparmor/current") or _text(base / "proc/self/attr/current"),
             selinux=_text(base / "sys/fs/selinux/enforce") == "1",
             container=_container(base),
@@ -63,6 +70,8 @@ class HostFacts:
             proc_masked=any(point.startswith("/proc/") and "binfmt_misc" not in point for point in mounts),
             user_namespaces=(base / "proc/self/ns/user").exists(),
             root_type=mounts.get("/", ""),
+            cgroups=" and ".join(word for kind, word in _CGROUPS.items() if kind in mounts.values()),
+            proc_sys_read_only=_read_only(base / "proc/sys"),
             newuidmap=any((base / folder / "newuidmap").exists() for folder in _BIN),
         )
 
@@ -83,6 +92,13 @@ def _text(path: Path, limit: int = 65_536) -> str:
             return file.read(limit).decode("utf-8", "backslashreplace").strip("\0\n ")
     except OSError:
         return ""  # not there; attr/current is EINVAL without a security module
+
+
+def _read_only(path: Path) -> bool:
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except FileNotFoundError:
+        return False
 
 
 def _pairs(text: str, separator: str) -> list[tuple[str, str]]:

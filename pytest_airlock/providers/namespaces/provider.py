@@ -16,9 +16,11 @@ from typing import Any
 import platformdirs
 
 from pytest_airlock.errors import (
+    AirlockError,
     AlreadyExists,
     InvalidSpec,
     ProviderError,
+    ProviderUnavailable,
     ResetFailed,
     SandboxBusy,
     SandboxDied,
@@ -31,12 +33,13 @@ from pytest_airlock.providers.base import (
     Features,
     FileAction,
     FileStat,
+    Finding,
     Handle,
     ProviderSpec,
     ResetProof,
     TreeEntry,
 )
-from pytest_airlock.providers.namespaces import diagnosis, features, images
+from pytest_airlock.providers.namespaces import diagnosis, examination, features, images
 from pytest_airlock.providers.namespaces.box import USERS, Box
 from pytest_airlock.providers.namespaces.client import Engine, StepFailed
 from pytest_airlock.providers.namespaces.diff_client import read_changes
@@ -76,9 +79,16 @@ class NamespacesProvider:
             return self._features
 
     def _probe(self) -> Features:
+        try:
+            return self._try()
+        except UnsupportedFeature as error:
+            # A part no sandbox goes without, as a /proc of its own.
+            raise ProviderUnavailable(self.name, error.why, hint=error.hint) from None
+
+    def _try(self) -> Features:
         """Build one sandbox, run one command in it, and take it down."""
         engine = self._start_engine()
-        found = features.found(engine.found)
+        found = features.found(engine.found, diagnosis.HostFacts.read())
         spec = ProviderSpec(name="airlock-probe")
         handle = self._create(spec, found)
         try:
@@ -90,10 +100,18 @@ class NamespacesProvider:
                 process.close()
             if status:
                 raise ProviderError(self.name, "run the probe command", f"/bin/sh -c : returned {status}")
+            self._try_openat2(handle)
             self._try_whiteouts(handle)
         finally:
             self.delete(handle)
         return found
+
+    def _try_openat2(self, handle: Handle) -> None:
+        """Write a file: an old filter around us answers ENOSYS."""
+        try:
+            self.write(handle, "/tmp/airlock-probe", b"")
+        except OSError as error:
+            raise self._explained(StepFailed("openat2", error.errno or 0, error.filename or "")) from None
 
     def _try_whiteouts(self, handle: Handle) -> None:
         """Remove and remake a directory of the image: EIO where tmpfs has no user.* attributes (Linux before 6.6)."""
@@ -117,6 +135,14 @@ class NamespacesProvider:
             self._boxes.clear()
             self._bases.clear()
         return self._engine
+
+    def examine(self) -> Sequence[Finding]:
+        """Contract 40. What the fork server found is known only where one starts."""
+        try:
+            report = self._start_engine().found
+        except AirlockError:
+            report = None  # probe() tells why
+        return examination.findings(report, diagnosis.HostFacts.read())
 
     def _explained(self, error: StepFailed) -> Exception:
         return diagnosis.explain(error.step, error.errno or 0, error.filename or "", diagnosis.HostFacts.read())
@@ -151,12 +177,13 @@ class NamespacesProvider:
         limits = sandbox_limits(spec, found, uid=USERS[spec.user])
         host = self._host if images.is_host_image(spec.image) else None
         environ = {**images.base_environ(spec.user, host), **dict(spec.env)}
+        one_id = found.absent.get("many_users")
         self._boxes[spec.name] = Box(
             next(self._numbers),
             spec,
             limits=limits,
             environ=environ,
-            ids=engine.found["ids"],
+            one_id=one_id,
             base=base,
             planned=self._memory.version,
         )
@@ -172,10 +199,19 @@ class NamespacesProvider:
         world = images.plan_image(
             spec, self._host, root_mode=engine.found["privileged"], cache=_cache(), memory=self._memory
         ).to_json()
-        key = hashlib.sha256(world).hexdigest()
+        key = hashlib.sha256(world + self._stamp(spec)).hexdigest()
         if key not in self._bases:
             self._bases[key] = self._call("base", world=world.decode())[0]
         return self._bases[key]
+
+    def _stamp(self, spec: ProviderSpec) -> bytes:
+        """What a base depends on beside its world: own directories above a mount of foreign ids are made when it is built."""
+        found = self._start_engine().found
+        if found["privileged"]:
+            foreign = bool(spec.mounts) and not found["idmap_host"]
+        else:
+            foreign = any(os.stat(mount.source).st_uid != os.getuid() for mount in spec.mounts)
+        return b"%d" % self._memory.version if foreign else b""
 
     def _rebase(self, box: Box) -> None:
         """Stand on the host as it is now from the next life on."""

@@ -8,7 +8,8 @@ import pytest
 
 from pytest_airlock.errors import AirlockError, ProviderError, ProviderUnavailable, UnsupportedFeature
 from pytest_airlock.providers.base import FEATURES
-from pytest_airlock.providers.namespaces.causes import CGROUP, ROWS, Row
+from pytest_airlock.providers.namespaces.cause import CGROUP, Row
+from pytest_airlock.providers.namespaces.causes import ROWS
 from pytest_airlock.providers.namespaces.diagnosis import HostFacts, explain
 
 DOCS = Path(__file__).parents[3] / "docs" / "where-it-works.md"
@@ -60,6 +61,7 @@ SCENES: dict[str, tuple[HostFacts, str, int, str]] = {
         e.EACCES,
         "/tmp",
     ),
+    "filtered-new-calls": (HostFacts(kernel=NEW, seccomp=True), "openat2", e.EPERM, ""),
     "apparmor-userns": (
         HostFacts(kernel=(6, 8), sysctl={"kernel.apparmor_restrict_unprivileged_userns": "1"}, apparmor="unconfined"),
         "uid_map",
@@ -84,12 +86,16 @@ SCENES: dict[str, tuple[HostFacts, str, int, str]] = {
     "idmap": (HostFacts(kernel=NEW, privileged=True, root_type="ext4"), "idmapped rw mount", e.EOPNOTSUPP, "/nfs"),
     "no-device-nodes": (HostFacts(kernel=NEW, privileged=True), "bind", e.ENOENT, "/d/null"),
     "no-newuidmap": (HostFacts(kernel=NEW, newuidmap=False), "newuidmap", e.ENOENT, ""),
-    "no-subids": (HostFacts(kernel=NEW), "newuidmap", e.EPERM, ""),
+    "no-subids": (HostFacts(kernel=NEW), "newuidmap", e.EINVAL, ""),
+    "newuidmap-refused": (HostFacts(kernel=NEW, no_new_privs=True, container="docker"), "newuidmap", e.EPERM, ""),
+    "newuidmap-in-container": (HostFacts(kernel=NEW, container="docker"), "newuidmap", e.EPERM, ""),
+    "few-ids": (HostFacts(kernel=NEW, container="podman"), "id map", e.ENOSPC, ""),
     "id-range": (HostFacts(kernel=NEW, privileged=True), "id range", e.ENOSPC, "/proc/self/uid_map"),
     "no-seccomp": (HostFacts(kernel=NEW), "seccomp", e.EINVAL, ""),
     "cgroup-read-only": (HostFacts(kernel=NEW), "cgroup memory", e.EROFS, "/sys/fs/cgroup"),
     "cgroup-not-delegated": (HostFacts(kernel=NEW), "cgroup pids", e.EACCES, "/sys/fs/cgroup"),
     "cgroup-missing": (HostFacts(kernel=NEW), "cgroup memory", e.EOPNOTSUPP, ""),
+    "filtered-otherwise": (HostFacts(kernel=NEW, seccomp=True), "signalfd4", e.ENOSYS, ""),
 }
 
 
@@ -204,7 +210,9 @@ def failure(name: str) -> tuple[str, int, str, HostFacts]:
 
 def line(row: Row) -> str:
     names = {**e.errorcode, e.EOPNOTSUPP: "EOPNOTSUPP"}  # Linux has one number for it and ENOTSUP
-    seen = f"{', '.join(f'`{step}`' for step in row.steps)}: {', '.join(names[number] for number in row.errnos)}"
+    seen = (
+        f"{', '.join(f'`{step}`' for step in row.steps) or 'any'}: {', '.join(names[number] for number in row.errnos)}"
+    )
     result = "nothing works"
     if row.feature:
         result = "no `cpu`, `memory`, `pids` group" if row.feature == CGROUP else f"no `{row.feature}`"

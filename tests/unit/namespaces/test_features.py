@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from pytest_airlock.providers.base import FEATURES, ProviderSpec
@@ -13,7 +15,9 @@ MISSING = {"usable": False, "why": "no such hierarchy", "fix": "mount it"}
 
 
 def report(**changes):
-    found = {"privileged": True, "ids": 65_536, "idmap": True, "groups": [], "cgroups": {}, "landlock": 7}
+    lacking = ["newuidmap", errno.ENOENT]
+    found = {"privileged": True, "ids": 65_536, "idmap": True, "groups": [], "cgroups": {}, "lacking": lacking}
+    found |= {"attributes": True, "contained": False, "landlock": 7}
     return {**found, **changes}
 
 
@@ -117,3 +121,17 @@ def test_a_sandbox_without_limits_joins_no_group_but_has_bounds():
     assert limits["disk"] > 0
     assert 0 < limits["inodes"] <= 1_000_000
     assert ("RLIMIT_CORE", 1, 1) in limits["limits"]
+
+
+def test_without_mount_setattr_there_are_no_rw_mounts():
+    for changes in ({}, {"privileged": False}):
+        found = features.found(report(attributes=False, **changes))
+        assert "mount_rw" not in found
+        assert "mount_setattr" in found.absent["mount_rw"].why
+
+
+def test_root_of_a_container_shares_no_directory_read_write():
+    found = features.found(report(contained=True))
+    assert "mount_rw" not in found
+    assert "ordinary user" in found.absent["mount_rw"].fix
+    assert "many_users" in found

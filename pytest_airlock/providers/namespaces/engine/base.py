@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from . import syscalls
-from .identity import Identity, Slot
+from .identity import Identity, Slot, can_shift
 from .syscalls import MOUNT_ATTR_IDMAP, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, StepError
 from .world import Entry, View, World
 
@@ -187,7 +187,7 @@ class Base:
             syscalls.mount(HOST + source, place, None, syscalls.MS_BIND | syscalls.MS_REC)
         except StepError as error:
             raise StepError(error.errno or 0, error.step, source) from error
-        if self.identity.privileged and self._can_shift(place, probe):
+        if self.identity.privileged and can_shift(place, probe):
             self.shifted.add(name)
         elif not own:
             if self.identity.privileged:
@@ -197,17 +197,6 @@ class Base:
             self._skeleton(place, skeleton)
             self.layers[above].append(f"t/o{name}")
         self.layers[above].append(name)
-
-    def _can_shift(self, place: str, slot: Slot) -> bool:
-        """Try an idmapped mount: EINVAL or EPERM where the file system cannot (an overlay as root, NFS)."""
-        tree = syscalls.open_tree(place)
-        try:
-            syscalls.mount_setattr(tree, MOUNT_ATTR_IDMAP, userns=slot.userns)
-        except StepError:
-            return False
-        finally:
-            os.close(tree)
-        return True
 
     def _skeleton(self, source: str, target: str) -> None:
         """Own directories with the shape of `source`: with them on top, entries below can be made, replaced and

@@ -22,8 +22,8 @@ _DELEGATE = (
     "a writable /sys/fs/cgroup)"
 )
 _READ_ONLY = (
-    "start the container with a writable cgroup tree: `podman run --security-opt unmask=/sys/fs/cgroup`, or "
-    "`docker run --privileged`"
+    "start the container with a writable cgroup tree: with version 2 `podman run --security-opt unmask=/sys/fs/cgroup`, "
+    "else `--privileged`, which takes the container's walls down"
 )
 
 

@@ -81,7 +81,7 @@ def run(options: Options, ends: Ends) -> None:
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
         syscalls.unshare(syscalls.CLONE_NEWCGROUP)
-        socket.sethostname("airlock")
+        syscalls.sethostname("airlock")
         _loopback_up()
         _build_root(options, ends)
         _enter_root()

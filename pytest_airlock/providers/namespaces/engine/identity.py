@@ -1,13 +1,14 @@
 """Who a sandbox is to the kernel: user name spaces, id maps and leases of id ranges.
 
 As root (CAP_SYS_ADMIN and room for ids decide, not uid 0) every slot leases 65,536 host ids of its own, and image files are shifted into it by
-idmapped mounts. As an ordinary user the fork server enters one user name space first: with newuidmap and a range
+idmapped mounts. Root of a container without CAP_SYS_ADMIN does so from a user name space that has all its ids. As an ordinary user the fork server enters one user name space first: with newuidmap and a range
 from /etc/subuid it has 65,536 ids, else exactly one. See user_namespaces(7), newuidmap(1), mount_setattr(2).
 """
 
 from __future__ import annotations
 
 import _socket
+import errno
 import grp
 import os
 import pwd
@@ -18,22 +19,34 @@ from typing import NamedTuple
 from . import syscalls
 from .syscalls import StepError
 
-__all__ = ["Identity", "Slot", "enter", "open_slot"]
+__all__ = ["Identity", "Slot", "can_set", "can_shift", "enter", "open_slot"]
 
 IDS = 65_536
 _FIRST, _LAST = 0x80000, 0x6FFF0000  # where container managers allocate dynamically, systemd's UIDS-GIDS.md
-_CAP_SYS_ADMIN = 21
+_CAP_SETGID, _CAP_SETUID, _CAP_SYS_ADMIN, _CAP_SETFCAP = 6, 7, 21, 31
+_MAPPING = 1 << _CAP_SETGID | 1 << _CAP_SETUID | 1 << _CAP_SETFCAP  # what writing a map with id 0 in it takes
+_NOBODY = 65_534  # shown for ids that do not exist here
 _NEWUIDMAP = ("newuidmap", "newgidmap")
 
 
+class Lacking(NamedTuple):
+    """Why there is one id only: a step and errno, as diagnosis.py explains them."""
+
+    step: str
+    number: int
+
+
 class Identity(NamedTuple):
-    """What the fork server is. `ids` is how many ids a sandbox can have (1 or 65,536), `groups` the supplementary
-    groups of the host that could not be dropped.
+    """What the fork server is. `privileged`: each sandbox leases ids of its own. `ids` is how many a sandbox can have (1 or
+    65,536), `groups` the supplementary groups of the host that could not be dropped, `lacking` why it is one id,
+    `contained` that it is root of a container without CAP_SYS_ADMIN, in a user name space of its own.
     """
 
     privileged: bool
     ids: int
     groups: tuple[str, ...] = ()
+    lacking: Lacking | None = None
+    contained: bool = False
 
 
 class Slot(NamedTuple):
@@ -71,25 +84,44 @@ def capabilities() -> int:
 
 def enter() -> Identity:
     """Become able to make sandboxes: nothing to do as root, else enter a user name space of our own."""
-    if capabilities() >> _CAP_SYS_ADMIN & 1 and next(_ranges(), None) is not None:
+    powers = capabilities()
+    room = next(_ranges(), None) is not None
+    if powers >> _CAP_SYS_ADMIN & 1 and room:
         os.setgroups([])
         return Identity(privileged=True, ids=IDS)
-    uid, gid = os.getuid(), os.getgid()
-    ranges = [_subordinate(f"/etc/{name}", uid) for name in ("subuid", "subgid")]
-    helper = _mapping_helper(uid, gid, ranges) if all(ranges) else None
-    groups = os.getgroups()
+    if powers >> _CAP_SETGID & 1:
+        try:
+            os.setgroups([])
+        except PermissionError:
+            pass  # /proc/self/setgroups says deny: they stay, and are told
+    uid, gid, groups, rooted = os.getuid(), os.getgid(), os.getgroups(), _is_root_of_the_machine()
+    contained = rooted and room and powers & _MAPPING == _MAPPING
+    finish = _every_id() if contained else _newuidmap(uid, gid)
     syscalls.unshare(syscalls.CLONE_NEWUSER)
-    if helper is not None and helper():
+    lacking = finish()
+    if lacking is not None and powers & _MAPPING == _MAPPING:
+        lacking = Lacking("id map", errno.ENOSPC)  # it needs no newuidmap
+    if lacking is None and (contained or not rooted):
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
         os.setgroups([])
-        return Identity(privileged=False, ids=IDS)
+        return Identity(privileged=contained, ids=IDS, contained=contained)
+    if rooted:
+        # The kernel asks no capability of uid 0 for much of /proc/sys, and counts no process of it: never inside.
+        raise StepError(errno.ENOSPC, "id range", "/proc/self/uid_map")
     for name, text in (("setgroups", b"deny"), ("uid_map", b"0 %d 1" % uid), ("gid_map", b"0 %d 1" % gid)):
         write_proc(f"/proc/self/{name}", text)
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     # setgroups(2) is denied with a map of our own making (user_namespaces(7)): these stay, and are told.
-    return Identity(privileged=False, ids=1, groups=tuple(_group_name(group) for group in sorted(set(groups) - {gid})))
+    kept = tuple(_group_name(group) for group in sorted(set(groups) - {gid}))
+    return Identity(privileged=False, ids=1, groups=kept, lacking=lacking)
+
+
+def _is_root_of_the_machine() -> bool:
+    """Whether our uid is the kernel's 0, whatever user name spaces call it: the owner of /proc/sys."""
+    uid = os.getuid()
+    return uid != _NOBODY and os.stat("/proc/sys").st_uid == uid
 
 
 def _group_name(gid: int) -> str:
@@ -139,12 +171,43 @@ def _lines(path: str) -> list[tuple[str, int, int]]:
     return found
 
 
-def _mapping_helper(uid: int, gid: int, ranges: list[int]) -> Callable[[], bool] | None:
-    """Fork a process that stays outside and maps us by newuidmap(1) when called; the call tells whether it worked."""
+def _every_id() -> Callable[[], Lacking | None]:
+    """Root of a container without CAP_SYS_ADMIN keeps all ids it has in the new name space, to lease ranges from there."""
+    target = os.getpid()
+    lines = {
+        name: "".join(f"{low} {low} {high - low}\n" for low, high in _extents(f"/proc/self/{name}"))
+        for name in ("uid_map", "gid_map")
+    }
+
+    def write() -> bool:
+        for name, text in lines.items():
+            write_proc(f"/proc/{target}/{name}", text.encode())
+        return True
+
+    return _outside(write, Lacking("id map", errno.EPERM))
+
+
+def _newuidmap(uid: int, gid: int) -> Callable[[], Lacking | None]:
+    """What maps 65,536 ids by newuidmap(1), to be called in the new user name space; the answer: why it did not."""
+    target = os.getpid()
+    ranges = [_subordinate(f"/etc/{name}", uid) for name in ("subuid", "subgid")]
     programs = [program for program in map(_which, _NEWUIDMAP) if program]
     if len(programs) < len(_NEWUIDMAP):
-        return None
-    target = str(os.getpid())
+        return lambda: Lacking("newuidmap", errno.ENOENT)
+    if not all(ranges):
+        return lambda: Lacking("newuidmap", errno.EINVAL)
+    words = list(zip(programs, (uid, gid), ranges, strict=True))
+    return _outside(lambda: all(_run_helper(target, *each) for each in words), Lacking("newuidmap", errno.EPERM))
+
+
+def _run_helper(target: int, program: str, own: int, first: int) -> bool:
+    """newuidmap(1) or newgidmap(1)."""
+    words = [program, str(target), "0", str(own), "1", "1", str(first), str(IDS - 1)]
+    return os.waitpid(os.posix_spawn(program, words, {}), 0)[1] == 0
+
+
+def _outside(action: Callable[[], bool], failed: Lacking) -> Callable[[], Lacking | None]:
+    """Fork a process that stays in the present user name space, and acts when the result is called."""
     wait, go = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
@@ -152,26 +215,15 @@ def _mapping_helper(uid: int, gid: int, ranges: list[int]) -> Callable[[], bool]
         try:
             os.close(go)
             if os.read(wait, 1):
-                codes = [
-                    os.waitstatus_to_exitcode(
-                        os.waitpid(
-                            os.posix_spawn(
-                                program, [program, target, "0", str(own), "1", "1", str(first), str(IDS - 1)], {}
-                            ),
-                            0,
-                        )[1]
-                    )
-                    for program, own, first in zip(programs, (uid, gid), ranges, strict=True)
-                ]
-                status = int(any(codes))
+                status = int(not action())
         finally:
             os._exit(status)
     os.close(wait)
 
-    def finish() -> bool:
+    def finish() -> Lacking | None:
         os.write(go, b"x")
         os.close(go)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        return failed if os.waitpid(pid, 0)[1] else None
 
     return finish
 
@@ -204,6 +256,26 @@ def open_slot(number: int, identity: Identity) -> Slot:
         os.waitpid(pid, 0)
         os.close(pidfd)
     return Slot(number, first, userns, lease)
+
+
+def can_shift(path: str, slot: Slot) -> bool:
+    """Try an idmapped mount: EINVAL or EPERM where the file system cannot (an overlay as root, NFS)."""
+    return can_set(path, syscalls.MOUNT_ATTR_IDMAP, slot.userns)
+
+
+def can_set(path: str, attributes: int, userns: int = 0) -> bool:
+    """Try mount_setattr(2) on a clone of the mount at `path`."""
+    try:
+        tree = syscalls.open_tree(path)
+    except StepError:
+        return False
+    try:
+        syscalls.mount_setattr(tree, attributes, userns=userns)
+    except StepError:
+        return False
+    finally:
+        os.close(tree)
+    return True
 
 
 def _lease_range() -> tuple[int, _socket.socket]:

@@ -13,7 +13,6 @@ import os
 from collections.abc import Sequence
 
 from . import syscalls
-from .syscalls import StepError
 
 __all__ = ["SANDBOX", "confine", "version"]
 
@@ -36,9 +35,8 @@ def version() -> int:
 
     Reasons for none: not built in, not among the modules of `lsm=`, a system-call filter, or sixteen rulesets already.
     """
-    try:
-        abi = syscalls.landlock_abi()
-    except StepError:
+    abi = syscalls.landlock_version()
+    if not abi:
         return 0
     pid = os.fork()
     if pid == 0:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from . import cgroups, identity, landlock, oom, processes, syscalls
 from .identity import Identity, Slot
-from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT, StepError
+from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT
 
 __all__ = ["Stage", "prepare"]
 
@@ -27,7 +27,9 @@ _DEVICE_LINKS = (
 
 
 class Stage(NamedTuple):
-    """What was found: `probe` is the first id slot, `idmap` whether a tmpfs can be shifted into a slot, `landlock` its ABI."""
+    """What was found: `probe` is the first id slot, `idmap` whether a tmpfs can be shifted into a slot, `idmap_host`
+    whether the host's /usr can; `landlock` its ABI.
+    """
 
     identity: Identity
     probe: Slot
@@ -35,6 +37,7 @@ class Stage(NamedTuple):
     means: cgroups.CgroupMeans
     last_capability: int
     landlock: int
+    idmap_host: bool
 
     def report(self) -> dict[str, Any]:
         """What the client is told."""
@@ -42,7 +45,11 @@ class Stage(NamedTuple):
             "privileged": self.identity.privileged,
             "ids": self.identity.ids,
             "idmap": self.idmap,
+            "idmap_host": self.idmap_host,
+            "attributes": identity.can_set("/x", syscalls.MOUNT_ATTR_NOSUID),
             "groups": list(self.identity.groups),
+            "lacking": self.identity.lacking,
+            "contained": self.identity.contained,
             "cgroups": self.means.to_json(),
             "landlock": self.landlock,
             "pid": os.getpid(),
@@ -69,7 +76,8 @@ def prepare() -> Stage:
     cgroups.sweep(prefix="/host")
     probe = identity.open_slot(0, who)
     idmap = who.privileged and _tmpfs_can_shift(probe)
-    return Stage(who, probe, idmap, means, _last_capability(), landlock.version())
+    idmap_host = who.privileged and identity.can_shift("/host/usr", probe)
+    return Stage(who, probe, idmap, means, _last_capability(), landlock.version(), idmap_host)
 
 
 def _make_devices() -> None:
@@ -90,15 +98,10 @@ def _make_devices() -> None:
 def _tmpfs_can_shift(slot: Slot) -> bool:
     """Idmapped tmpfs needs Linux 6.3; without it there is one id range for all sandboxes of this server."""
     syscalls.mount("tmpfs", "/x", "tmpfs", MS_NOSUID | MS_NODEV, "size=4k")
-    clone = syscalls.open_tree("/x")
     try:
-        syscalls.mount_setattr(clone, syscalls.MOUNT_ATTR_IDMAP, userns=slot.userns)
-    except StepError:
-        return False
+        return identity.can_shift("/x", slot)
     finally:
-        os.close(clone)
         syscalls.umount("/x")
-    return True
 
 
 def _last_capability() -> int:

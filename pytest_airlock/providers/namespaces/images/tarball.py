@@ -170,10 +170,13 @@ def _read(archive: str, unpacker: _Unpacker) -> None:
 
     class Member(tarfile.TarInfo):
         @classmethod
-        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Member:
+        def fromtarfile(cls, tar: tarfile.TarFile) -> Member:
             nonlocal ended
-            ended = ended or (len(buf) == tarfile.BLOCKSIZE and not any(buf))
-            return super().frombuf(buf, encoding, errors)
+            try:
+                return super().fromtarfile(tar)
+            except tarfile.HeaderError as error:
+                ended = type(error).__name__ == "EOFHeaderError"  # a block of zeros; no public name
+                raise
 
     # A stream is read once, front to back: what a compressed file expands to is bounded by the sizes its members declare.
     with tarfile.open(archive, "r|*", tarinfo=Member, encoding="utf-8", errors="surrogateescape") as tar:
