@@ -148,3 +148,6 @@ SHARED_IDS = weaken(
     "one id range for all",
     Replace("slot = self.free.pop() if self.free else self._new_slot()", "slot = self.stage.probe"),
 )
+READ_ONLY_BINDS = weaken(
+    "ro mounts are binds, not overlay views", Replace('if view.mode == "rw":', 'if view.mode in ("rw", "ro"):')
+)
