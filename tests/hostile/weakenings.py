@@ -45,7 +45,11 @@ NESTABLE = weaken(
 
 # ---------------------------------------------------------------------- what a process sees
 
-NO_MASKS = weaken("no masks in /proc", Redefine("MASKED", "MASKED = ()"))
+NO_MASKS = weaken(
+    "no masks in /proc",
+    Redefine("MASKED_FILES", "MASKED_FILES = ()"),
+    Redefine("MASKED_DIRECTORIES", "MASKED_DIRECTORIES = ()"),
+)
 WRITABLE_PROC = weaken("/proc/sys writable", Redefine("READ_ONLY", "READ_ONLY = ()"))
 HOST_PROC = weaken(
     "the host's /proc",
@@ -146,8 +150,20 @@ SHARED_KEYRING = weaken(
 )
 SHARED_IDS = weaken(
     "one id range for all",
-    Replace("slot = self.free.pop() if self.free else self._new_slot()", "slot = self.stage.probe"),
+    Replace("if not (self._stage.identity.privileged and self._stage.idmap):", "if True:"),
 )
 READ_ONLY_BINDS = weaken(
     "ro mounts are binds, not overlay views", Replace('if view.mode == "rw":', 'if view.mode in ("rw", "ro"):')
+)
+FOLLOWED = weaken(
+    "mount points through links", Replace('    os.close(syscalls.open_path(target, "mount point"))', "pass")
+)
+NOT_CLEANED = weaken("a spare is handed out whatever is in it", Replace("if not following.pristine():", "if False:"))
+BY_NAME = weaken(
+    "/proc looked up by its name",
+    Replace("for name in os.listdir(self.proc):", 'for name in os.listdir("/proc"):'),
+    Replace(
+        'fd = os.open(f"{pid}/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc)',
+        'fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)',
+    ),
 )
