@@ -177,7 +177,7 @@ def family(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            text = stat.read_text()
+            text = stat.read_bytes().decode("utf-8", "backslashreplace")
         except (FileNotFoundError, ProcessLookupError):
             continue
         children.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(int(stat.parent.name))

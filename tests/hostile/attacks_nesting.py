@@ -146,3 +146,35 @@ answer["read"] = [name for name in (".env", "place/env") if os.path.exists(name)
         for name in ("place/env", ".env"):
             Path(path / name).unlink(missing_ok=True)
         return {**answer, "read": moved["read"] + after}
+
+
+@attack(
+    {"detached": "ok", "masked": 0, "written": []},
+    stops="the kernel: what is unmounted with its mount point stays together",
+    not_shown="the kernel's own rule (UMOUNT_CONNECTED)",
+    users=("root",),
+    nested=True,
+)
+def sheds_the_masks_of_proc(box: Box) -> Any:
+    """A descriptor of /proc outlives its being unmounted: what it shows then is masked and read-only as before."""
+    return box.attack(
+        f"""
+proc = os.open("/proc", os.O_RDONLY)
+pid = os.fork()
+if pid == 0:
+    {"".join(line + chr(10) + "    " for line in DETACH.strip().splitlines())}
+    os.rmdir("proc")
+    os._exit(0)
+os.waitpid(pid, 0)
+answer["detached"] = "ok" if not os.path.exists("/proc/1") else "no"
+def size(name):
+    try:
+        fd = os.open(name, os.O_RDONLY, dir_fd=proc)
+    except OSError:
+        return 0
+    return len(os.read(fd, 100))
+answer["masked"] = sum(map(size, ("keys", "interrupts", "timer_list", "sched_debug")))
+answer["written"] = [name for name in ("sys/user/max_user_namespaces", "sys/net/ipv4/ip_default_ttl", "sysrq-trigger")
+                     if tried(os.open, name, os.O_WRONLY, dir_fd=proc) == "ok"]
+"""
+    )

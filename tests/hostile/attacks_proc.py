@@ -227,7 +227,12 @@ def reads_the_names_of_control_groups(box: Box) -> Any:
     return box.attack(
         """
 import glob
-paths = {line.strip().split(":", 2)[2] for name in glob.glob("/proc/[0-9]*/cgroup") for line in open(name)}
+paths = set()
+for name in glob.glob("/proc/[0-9]*/cgroup"):
+    try:
+        paths |= {line.strip().split(":", 2)[2] for line in open(name)}
+    except OSError:
+        continue
 answer["/"] = "/" in paths
 answer["names"] = sorted(path for path in paths if path != "/")[:3]
 """
