@@ -298,3 +298,19 @@ def mounts_where_the_host_sees_it(box: Box) -> Any:
     neighbour = bool(other.run("ls -A /mnt").out)
     process.kill_tree()
     return {"inside": inside, "host": host, "neighbour": neighbour}
+
+
+LISTED = [
+    *("core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random"),
+    *("shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero"),
+]
+
+
+@attack(
+    LISTED,
+    stops="a /dev of the engine's own",
+    controls={(HOST_DEV,): Fits("more", lambda answer: answer != LISTED)},
+)
+def lists_devices(box: Box) -> Any:
+    """Whatever is in /dev besides six harmless devices and links."""
+    return box.attack("answer = sorted(os.listdir('/dev'))")

@@ -11,6 +11,7 @@ from weakenings import DUMPABLE, HOST_PROC, NO_MASKS, WRITABLE_PROC
 #: Every file is opened for writing; nothing is written to any.
 OPEN_ALL = """
 answer = []
+assert sum(len(names) for _, _, names in os.walk("/proc/sys")) > 300
 for top, _, names in os.walk("/proc/sys"):
     for name in names:
         path = os.path.join(top, name)

@@ -165,7 +165,7 @@ def test_rule02_no_first_process_holds_a_descriptor_of_a_sibling(make_box: Calla
     assert not held[0] & held[1]
     for box in (first, second):
         kinds = {os.readlink(fd).split(":")[0] for fd in Path(f"/proc/{box.init}/fd").iterdir()}
-        assert kinds <= {"/dev/null", "socket", "anon_inode"}, "the null device, control, pidfds, signalfd"
+        assert kinds <= {"/dev/null", "/proc", "socket", "anon_inode"}, "null, its own /proc, control, pidfds, signalfd"
 
 
 def _sockets(pid: int) -> set[str]:
