@@ -307,10 +307,12 @@ LISTED = [
 
 
 @attack(
-    LISTED,
+    {"more": 0, "missing": 0},
     stops="a /dev of the engine's own",
-    controls={(HOST_DEV,): Fits("more", lambda answer: answer != LISTED)},
+    controls={(HOST_DEV,): Fits("more", lambda answer: answer["more"] > 0)},
 )
-def lists_devices(box: Box) -> Any:
-    """Whatever is in /dev besides six harmless devices and links."""
-    return box.attack("answer = sorted(os.listdir('/dev'))")
+def finds_more_devices(box: Box) -> Any:
+    """How much is in /dev besides six harmless devices and links."""
+    return box.attack(
+        f"names = set(os.listdir('/dev')); own = set({LISTED!r}); answer.update(more=len(names - own), missing=len(own - names))"
+    )

@@ -10,7 +10,7 @@ MQUEUE = 'syscalls.mount("mqueue", f"{ROOT}/dev/mqueue", "mqueue", MS_NOSUID | M
 
 NO_FILTER = weaken("no system-call filter", Replace("syscalls.seccomp(options.program)", "pass"))
 ALL_CAPABILITIES = weaken("capabilities kept", Redefine("KEPT_CAPABILITIES", "KEPT_CAPABILITIES = (1 << 41) - 1"))
-GAINS = weaken("no no_new_privs", Replace("syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)", "pass"))
+GAINS = weaken("no_new_privs not set", Replace("syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)", "pass"))
 SET_UID = weaken(
     "set-uid bits count",
     Replace('data, flags = "userxattr", MS_NOSUID | MS_NODEV', 'data, flags = "userxattr", MS_NODEV'),
