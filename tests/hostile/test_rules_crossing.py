@@ -261,14 +261,12 @@ def test_rule11_a_descriptor_that_comes_with_a_reply_is_not_taken(tmp_path: Path
 
 def test_rule11_control_a_descriptor_does_come_with_a_reply(tmp_path: Path, row: Callable[..., None]) -> None:
     """To who reads with recvmsg(2): what keeps it out is that nobody does."""
-    near, far = protocol.channel()
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with near, far, open(tmp_path / "file", "w") as file:
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file.fileno()]))]
-        far.sendmsg([Reply(protocol.STARTED, 7).pack()], rights)
-        _, fds = protocol.receive(near)
-        assert [os.path.sameopenfile(fd, file.fileno()) for fd in fds] == [True]
-        for fd in fds:
-            os.close(fd)
+        socket.send_fds(far, [Reply(protocol.STARTED, 7).pack()], [file.fileno()])
+        _, (taken,), _, _ = socket.recv_fds(near, 1000, 1)
+        assert os.path.sameopenfile(taken, file.fileno())
+        os.close(taken)
     what = {"attack": "A descriptor that comes with a reply of a forged PID 1.", "group": "wall"}
     row(**what, stops="replies are read by recv(2)", expected="closed by the kernel", seen="closed by the kernel")
     row(**what, off="read by recvmsg(2)", without="it is there")
