@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
 from typing import Any
 
 from attacker import Box
 from attacks import AnyOf, Fits, attack
 from weakenings import DUMPABLE, HOST_PROC, NO_MASKS, WRITABLE_PROC
 
+#: Since Linux 6.4 everybody may set triggers, proc_pressure of Documentation/accounting/psi.rst.
+PRESSURE = os.path.exists("/proc/pressure/cpu") and bool(os.stat("/proc/pressure/cpu").st_mode & 0o002)
 #: Every file is opened for writing; nothing is written to any.
 OPEN_ALL = """
 answer = []
@@ -273,3 +278,63 @@ os.kill(-1, 9) if False else None
 """
     )
     return {**answer, "alive": process.poll() is None}
+
+
+#: Looks at every process that comes by until five have been looked at, and is gone then.
+WORKERS = """
+print("ready", flush=True)
+seen, opened = set(), set()
+buffer = ctypes.create_string_buffer(8)
+while len(seen) < 5:
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) in (1, os.getpid()):
+            continue
+        found = set()
+        for file in ("mem", "environ", "maps", "fd", "exe", "root", "cwd"):
+            if tried(lambda: os.close(os.open(f"/proc/{name}/{file}", os.O_RDONLY))) == "ok":
+                found.add(file)
+        if call("ptrace", 0x4206, int(name), 0, 0) == "ok":
+            found.add("ptrace")
+        # One that has ended gives its files to anybody: they are empty.
+        try:
+            alive = not open(f"/proc/{name}/statm").read().startswith("0 ")
+        except OSError:
+            continue
+        if alive:
+            seen.add(name)
+            opened |= found
+print(json.dumps(sorted(opened)), flush=True)
+"""
+
+
+@attack(
+    [],
+    stops="what PID 1 forks is not dumpable, as itself",
+    controls={(DUMPABLE,): Fits("some", lambda answer: "fd" in answer)},
+    control_user="root",
+)
+def takes_hold_of_a_file_call(box: Box) -> Any:
+    """The short-lived processes that read and write files for the test: ptrace, memory, descriptors."""
+    process = box.python(WORKERS)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        box.provider.read(box.handle, "/etc/passwd", limit=1 << 20)
+    return json.loads(process.stdout.readline())
+
+
+@attack(
+    [],
+    stops="/proc/pressure is read-only",
+    controls={(WRITABLE_PROC,): Fits("some", bool)},
+    not_shown="" if PRESSURE else "this kernel lets root only set them (Linux before 6.4), or has none",
+)
+def sets_triggers_on_the_pressure_of_the_machine(box: Box) -> Any:
+    """PSI triggers: memory and work of the kernel that nobody's limit counts."""
+    return box.attack(
+        """
+answer = []
+for name in ("cpu", "io", "memory"):
+    if wrote("/proc/pressure/" + name, b"some 150000 2000000\\0") == "ok":
+        answer.append(name)
+"""
+    )

@@ -28,7 +28,8 @@ MAX_TERMINALS = 256
 # Kernel interfaces hidden or made read-only in /proc, as the container engines do (OCI runtime-spec, maskedPaths).
 MASKED_DIRECTORIES = ("acpi", "asound", "scsi")
 MASKED_FILES = ("interrupts", "kcore", "keys", "latency_stats", "sched_debug", "timer_list", "timer_stats")
-READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
+# pressure: since Linux 6.4 everybody may set triggers, and no limit counts them.
+READ_ONLY = ("bus", "fs", "irq", "pressure", "sys", "sysrq-trigger")
 
 # CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE SYS_CHROOT, see capabilities(7)
 # SETFCAP: since Linux 5.12 mapping id 0 into a nested user name space needs it (user_namespaces(7)).
