@@ -139,3 +139,43 @@ def looks_in_from_the_host(box: Box) -> Any:
         except PermissionError:
             answer[name] = "EACCES"
     return answer
+
+
+HASTY = weaken(
+    "the host looked at before the old world is dead",
+    OnHost("pytest_airlock.providers.namespaces.box.Box.shares", property(lambda self: False)),
+)
+SWAP = """
+os.chdir({path!r})
+for _ in range(20):
+    if os.fork() == 0:
+        break
+swap = libc.renameat2
+swap(-100, b"one", -100, b"two", 2)
+print("ready", flush=True) if os.getppid() == 1 else None
+while True:
+    swap(-100, b"one", -100, b"two", 2)
+"""
+
+
+@attack(
+    "masked",
+    stops="the old world is dead before the project is looked at, and has no spare if a shared directory is masked",
+    controls={(HASTY,): "seen"},
+    users=("root",),
+)
+def moves_a_credential_while_it_is_looked_for(box: Box) -> Any:
+    """Two directories of a shared project, one with a .env, swapped without end while the next world is put together."""
+    with shared_directory() as path:
+        for name in (".", "one", "two"):
+            (path / name).mkdir(exist_ok=True)
+            (path / name).chmod(0o777)
+        (path / "one/.env").write_text(f"TOKEN={SECRET}\n")
+        other = box.another(mounts=(ResolvedMount(str(path), str(path), "rw", project=True),))
+        snapshot = other.provider.snapshot(other.handle)
+        for _ in range(30):
+            other.python(SWAP.format(path=str(path)))
+            other.provider.reset(other.handle, snapshot)
+            if other.run(f"grep -r {SECRET} {path}").out:
+                return "seen"
+    return "masked"

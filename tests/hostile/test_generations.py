@@ -79,6 +79,20 @@ def test_rule20_a_spare_waits_beside_the_world_that_runs_and_they_do_not_meet(ma
     assert pids == [1, 2]
 
 
+def test_rule09_no_spare_is_made_where_a_shared_directory_has_masks(
+    make_box: Callable[..., Box], tmp_path: Path
+) -> None:
+    """Its covers would lie where the credential lay then: the world that runs could move it away before, and back after."""
+    (tmp_path / ".env").write_text("TOKEN=secret\n")
+    box = make_box(mounts=(ResolvedMount(str(tmp_path), "/opt/project", "rw", project=True),))
+    snapshot = box.provider.snapshot(box.handle)
+    for _ in range(3):
+        box.provider.reset(box.handle, snapshot)
+        for _ in range(3):
+            box.run("true")
+            assert not waiting(box)
+
+
 def test_rule18_a_spare_shows_the_host_as_it_is_when_it_is_handed_out(
     make_box: Callable[..., Box], tmp_path: Path
 ) -> None:
