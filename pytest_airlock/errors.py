@@ -102,7 +102,8 @@ class AirlockError(Exception):
         text += self._details()
         if self.hint:
             text += f"\n  hint: {self.hint}"
-        return text
+        # Names of files and processes, and what a command wrote, may come from inside a sandbox.
+        return _visible(text)
 
     def _details(self) -> str:
         """Lines between the reason and the hint."""
@@ -346,14 +347,21 @@ class CommandError(AirlockError):
         return "".join(f"\n--- {name} ---\n{text}" for name, text in streams if text)
 
 
+def _visible(text: str) -> str:
+    """Control characters in a form that a terminal does not obey."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
 def _shown(captured: object) -> str:
-    """Head and tail of what a command wrote, with control characters made visible: a terminal would obey them."""
+    """Head and tail of what a command wrote."""
     text = captured.decode("utf-8", "backslashreplace") if isinstance(captured, bytes) else str(captured or "")
     text = text.rstrip()
     left_out = len(text) - _HEAD - _TAIL
     if left_out > 0:
         text = f"{text[:_HEAD]}\n… {left_out:,} characters left out …\n{text[-_TAIL:]}"
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    return text
 
 
 class CommandFailed(CommandError, subprocess.CalledProcessError):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,9 +38,16 @@ print("attacked")
 """
 
 
-def test_rule12_a_planted_link_to_what_pid_1_runs_does_not_change_the_hosts_interpreter(tmp_path: Path) -> None:
+#: The fork server is started without the loader.
+UNGUARDED = (
+    "from pytest_airlock.providers.namespaces import client; client.interpreter = lambda executable: [executable]"
+)
+
+
+def attacked(tmp_path: Path, script: str) -> tuple[os.stat_result, os.stat_result]:
+    """An interpreter of the user's own, before and after."""
     own = tmp_path / "bin" / "python3"
-    own.parent.mkdir()
+    own.parent.mkdir(parents=True)
     shutil.copy(os.path.realpath(sys.executable), own)
     before = own.stat()
     home = {
@@ -47,7 +56,7 @@ def test_rule12_a_planted_link_to_what_pid_1_runs_does_not_change_the_hosts_inte
     }
     library = str(Path(sys.base_prefix) / "lib")
     done = subprocess.run(
-        [str(own), "-c", ATTACK],
+        [str(own), "-c", script],
         env={**os.environ, **home, "LD_LIBRARY_PATH": library},
         capture_output=True,
         text=True,
@@ -55,8 +64,28 @@ def test_rule12_a_planted_link_to_what_pid_1_runs_does_not_change_the_hosts_inte
         check=False,
     )
     assert done.stdout.endswith("attacked\n"), done.stdout + done.stderr
-    after = own.stat()
+    return before, own.stat()
+
+
+def test_rule12_a_planted_link_to_what_pid_1_runs_does_not_change_the_hosts_interpreter(
+    tmp_path: Path, mode: str, row: Callable[..., None]
+) -> None:
+    """The class of CVE-2019-5736; as root the sandbox's ids are no owners of it, and nothing stands in the loader's place."""
+    before, after = attacked(tmp_path, ATTACK)
     assert (after.st_mode, after.st_mtime_ns, after.st_size) == (before.st_mode, before.st_mtime_ns, before.st_size)
+    changed = stat.S_IMODE(attacked(tmp_path / "control", f"{UNGUARDED}\n{ATTACK}")[1].st_mode) == 0o4777
+    assert changed == (mode != "root")
+    what = {
+        "attack": "A planted link to /proc/self/exe as a command: a set-uid bit for the user's own interpreter.",
+        "group": "files",
+    }
+    row(
+        **what,
+        stops="the fork server is run by the system's loader; as root its ids are others",
+        expected="unchanged",
+        seen="unchanged",
+    )
+    row(**what, off="run without the loader", without="set-uid" if changed else "unchanged: root's ids are not inside")
 
 
 SELF = """

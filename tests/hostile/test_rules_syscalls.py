@@ -149,23 +149,3 @@ def test_rule22_no_core_dump_starts_a_program_of_the_host(box: Box, users: tuple
         assert answer["pattern"] in ("EROFS", "EACCES")
     assert box.run("mkdir /tmp/dumps && cd /tmp/dumps && kill -ABRT $$").returncode == -signal.SIGABRT
     assert box.run("ls -A /tmp/dumps").out == ""
-
-
-def test_rule22_nothing_types_into_a_terminal(box: Box, users: tuple[str, ...]) -> None:
-    script = """
-main, side = os.openpty()
-TIOCSTI, TIOCLINUX, TIOCSCTTY = 0x5412, 0x541C, 0x540E
-for name, fd in (("pty", side), ("main", main), ("stream", 1)):
-    for upper in (0, 1 << 32):
-        answer[f"sti {name} {upper}"] = call("ioctl", fd, TIOCSTI | upper, b"x")
-        answer[f"linux {name} {upper}"] = call("ioctl", fd, TIOCLINUX | upper, b"\\2")
-"""
-    for user in users:
-        assert set(box.attack(script, user=user).values()) == {"EPERM"}
-
-
-def test_rule22_every_command_has_a_session_of_its_own_and_no_terminal(box: Box, users: tuple[str, ...]) -> None:
-    script = "answer.update(own=os.getsid(0) == os.getpid(), tty=tried(os.open, '/dev/tty', os.O_RDWR))"
-    for user in users:
-        answers = [box.attack(script, user=user) for _ in range(2)]
-        assert answers == [{"own": True, "tty": "ENXIO"}] * 2

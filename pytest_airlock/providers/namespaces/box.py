@@ -56,6 +56,11 @@ class Box:
         """The kernel's word, not a memory."""
         return self.life is not None and self.life.alive()
 
+    @property
+    def shares(self) -> bool:
+        """Whether code inside can change a directory of the host."""
+        return any(mount.mode == "rw" for mount in self.spec.mounts)
+
     def living(self) -> Life:
         """The life to ask something of that may change it. Raises SandboxDied if there is none."""
         if self.life is None:

@@ -401,6 +401,9 @@ class NamespacesProvider:
         layers = box.kept(snapshot)
         old = box.nonce
         box.end()
+        if box.shares:
+            # Whoever still ran could move what is to be masked while it is looked for.
+            self._call("kill", id=box.number)
         self._rebase(box)
         box.layers = layers
         self._live(handle, box, "reset", layers=layers, needed=box.needed())

@@ -16,6 +16,7 @@ def process(pid, parent, started=100, state="S"):
     return Process(pid, parent, state, started, b"x")
 
 
+CENSUS = processes.Census()
 INIT = process(1, 0, 0)
 
 
@@ -52,8 +53,8 @@ def test_one_whose_first_thread_has_ended_dies_while_others_run():
 
 def test_a_look_at_everybody_ends_at_its_deadline():
     with pytest.raises(TimeoutError):
-        processes.scan(deadline=time.monotonic())
-    assert os.getpid() in {process.pid for process in processes.scan(deadline=time.monotonic() + 1000)}
+        CENSUS.scan(deadline=time.monotonic())
+    assert os.getpid() in {process.pid for process in CENSUS.scan(deadline=time.monotonic() + 1000)}
 
 
 def test_pid_1_never_dies_of_it_not_even_in_a_forged_circle():
@@ -66,11 +67,11 @@ def test_a_process_is_found_with_its_age_whatever_its_name_is():
     with subprocess.Popen(
         ["/bin/sh", "-c", "printf 'a) b (c' > /proc/$$/comm; read line"], stdin=subprocess.PIPE
     ) as child:
-        while (found := processes.read(child.pid)) is not None and found.name != b"a) b (c":
+        while (found := CENSUS.read(str(child.pid))) is not None and found.name != b"a) b (c":
             os.sched_yield()
         assert found is not None
         assert found.parent == os.getpid()
         assert before <= found.started <= processes.now()
-        assert child.pid in {process.pid for process in processes.alive()}
+        assert child.pid in {process.pid for process in CENSUS.alive()}
         child.stdin.close()
-    assert processes.read(child.pid) is None
+    assert CENSUS.read(str(child.pid)) is None

@@ -37,6 +37,7 @@ class Agent:
         self.workers: set[int] = set()  # those of them that are our own file calls, not commands
         self.own = os.getuid()
         self.held = held
+        self.census = processes.Census()
 
     def receive(self) -> None:
         data, fds = protocol.receive(self.control)
@@ -75,7 +76,7 @@ class Agent:
         elif request.op == protocol.TERMINATE:
             self.terminate(request.value)
         elif request.op == protocol.LIST:
-            strangers = [process for process in processes.alive() if process.pid not in self.workers]
+            strangers = [process for process in self.census.alive() if process.pid not in self.workers]
             for process in strangers[:_LISTED]:
                 _tell(channel, Reply(protocol.PROCESS, process.pid, name=process.name))
         _tell(channel, Reply(protocol.DONE))
@@ -156,7 +157,7 @@ class Agent:
             while time.monotonic() < deadline:
                 _kill(-1)
                 self.wait_a_little()
-                if not processes.alive():
+                if not self.census.alive():
                     return protocol.KILLED_ALL
             raise OSError(16, os.strerror(16))  # EBUSY: somebody sits in an uninterruptible call
         finally:
@@ -165,7 +166,7 @@ class Agent:
     def kill_one_by_one(self, target: int, born: int, deadline: float) -> bool:
         """False if somebody is left at the deadline. Beside thousands that run, one look at them all can take longer."""
         try:
-            while doomed := processes.doomed(processes.scan(deadline), target, born, self.running):
+            while doomed := processes.doomed(self.census.scan(deadline), target, born, self.running):
                 for pid in doomed:
                     _kill(pid)
                 self.wait_a_little()
@@ -186,7 +187,7 @@ class Agent:
         except ProcessLookupError:
             return
         deadline = time.monotonic() + grace_ms / 1000
-        while processes.alive() and time.monotonic() < deadline:
+        while self.census.alive() and time.monotonic() < deadline:
             self.wait_a_little()
 
     def loop(self, owner: int, server: int) -> None:

@@ -236,6 +236,13 @@ class Base:
             covers = self._covers(int(name[1:]), slot) if mode == "rw" else ()
             yield Layered(target, mode, lowers, system, name in self.files, covers)
 
+    @property
+    def covers_shared(self) -> bool:
+        """Whether something is masked in a directory that sandboxes change: covers go where it lies now, and until they
+        are used it can be moved from there and back.
+        """
+        return any(view.mode == "rw" and (view.hidden or view.replaced) for view in self.world.views)
+
     def _covers(self, index: int, slot: Slot) -> tuple[tuple[str, str], ...]:
         """What a bound directory must not show is covered one by one: no overlay stands above it."""
         view = self.world.views[index]

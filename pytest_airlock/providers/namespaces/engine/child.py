@@ -28,7 +28,8 @@ MAX_TERMINALS = 256
 # Kernel interfaces hidden or made read-only in /proc, as the container engines do (OCI runtime-spec, maskedPaths).
 MASKED_DIRECTORIES = ("acpi", "asound", "scsi")
 MASKED_FILES = ("interrupts", "kcore", "keys", "latency_stats", "sched_debug", "timer_list", "timer_stats")
-READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
+# pressure: since Linux 6.4 everybody may set triggers, and no limit counts them.
+READ_ONLY = ("bus", "fs", "irq", "pressure", "sys", "sysrq-trigger")
 
 # CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE SYS_CHROOT, see capabilities(7)
 # SETFCAP: since Linux 5.12 mapping id 0 into a nested user name space needs it (user_namespaces(7)).
@@ -145,8 +146,7 @@ def _make_covers() -> None:
 
 def _mount_view(index: int, view: base.Layered, layers: tuple[int, ...]) -> None:
     target = ROOT + view.target
-    # A link in a view below would take the mount somewhere else: ELOOP.
-    os.close(syscalls.open_path(target, "mount point"))
+    _refuse_links(target)
     upper, work = f"{SCRATCH}/u{index}", f"{SCRATCH}/w{index}"
     os.mkdir(work, 0o755)
     if view.mode == "rw":
@@ -168,6 +168,13 @@ def _mount_view(index: int, view: base.Layered, layers: tuple[int, ...]) -> None
     else:
         flags |= MS_RDONLY
     syscalls.mount("overlay", target, "overlay", flags, f"{data},lowerdir={':'.join(lowers)}")
+
+
+def _refuse_links(target: str) -> None:
+    """A link in a view or layer below would take the mount somewhere else: ELOOP. Where `nesting` is allowed, root inside
+    can put one even at /proc and /dev.
+    """
+    os.close(syscalls.open_path(target, "mount point"))
 
 
 def _mount_file(source: str, copy: str, target: str, *, writable: bool) -> None:
@@ -197,6 +204,7 @@ def _make_like(lower: str, upper: str) -> None:
 
 def _mount_proc(options: Options) -> None:
     proc = f"{ROOT}/proc"
+    _refuse_links(proc)
     syscalls.mount("proc", proc, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     # Name spaces count against the host's user, whatever their depth.
     for kind in _NESTABLE if options.nested else ("user",):
@@ -236,6 +244,7 @@ def _bind_over(source: str, path: str) -> bool:
 
 
 def _mount_dev() -> None:
+    _refuse_links(f"{ROOT}/dev")
     devices = syscalls.open_tree("/d", recursive=True)
     syscalls.move_mount(devices, f"{ROOT}/dev")
     os.close(devices)

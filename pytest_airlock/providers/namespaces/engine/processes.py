@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-__all__ = ["Process", "alive", "doomed", "now", "scan"]
+__all__ = ["Census", "Process", "doomed", "now"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _FAR = 16_384  # half of the default pid_max: farther apart, the numbers have begun again in between
@@ -31,13 +31,8 @@ class Process(NamedTuple):
         return self.state in "ZX" and self.threads < 2
 
 
-def read(pid: int | str) -> Process | None:
-    """The process, None if it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            text = file.read(1024)
-    except (FileNotFoundError, ProcessLookupError):
-        return None
+def parse(text: bytes) -> Process:
+    """A process from its line in stat."""
     # The name is in parentheses and may hold anything, so the last one closes it.
     start, end = text.find(b"("), text.rfind(b")")
     fields = text[end + 2 :].split()
@@ -56,21 +51,41 @@ def now() -> int:
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS)
 
 
-def scan(deadline: float = math.inf) -> list[Process]:
-    """Everybody, PID 1 included. Raises TimeoutError if not done by `deadline` (of time.monotonic)."""
-    found = []
-    for name in os.listdir("/proc"):
-        process = read(name) if name.isdigit() else None
-        if process is not None:
-            found.append(process)
-        if time.monotonic() > deadline:
-            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-    return found
+class Census:
+    """Looks at /proc as it was mounted when this was made, whatever has that name by now: where `nesting` is allowed, root
+    inside can remove the mount point in a tree it has detached, which unmounts it everywhere, and tell lies in its place.
+    """
 
+    def __init__(self) -> None:
+        self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
-def alive() -> list[Process]:
-    """Everybody but PID 1 and the dead that wait to be reaped."""
-    return [process for process in scan() if process.pid != 1 and not process.dead]
+    def read(self, pid: str) -> Process | None:
+        """The process, None if it is gone."""
+        try:
+            fd = os.open(f"{pid}/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc)
+        except FileNotFoundError:
+            return None
+        try:
+            return parse(os.read(fd, 1024))
+        except ProcessLookupError:
+            return None
+        finally:
+            os.close(fd)
+
+    def scan(self, deadline: float = math.inf) -> list[Process]:
+        """Everybody, PID 1 included. Raises TimeoutError if not done by `deadline` (of time.monotonic)."""
+        found = []
+        for name in os.listdir(self.proc):
+            process = self.read(name) if name.isdigit() else None
+            if process is not None:
+                found.append(process)
+            if time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        return found
+
+    def alive(self) -> list[Process]:
+        """Everybody but PID 1 and the dead that wait to be reaped."""
+        return [process for process in self.scan() if process.pid != 1 and not process.dead]
 
 
 def doomed(everybody: Iterable[Process], target: int, born: int, running: Collection[int]) -> list[int]:

@@ -92,7 +92,7 @@ class Seats:
         if len(self._asked) > _REMEMBERED:
             self._asked.clear()
         self._asked[key] += 1
-        if self._asked[key] < 2 or seat.spare is not None or seat not in self._taken:
+        if recipe.image.covers_shared or self._asked[key] < 2 or seat.spare is not None or seat not in self._taken:
             return
         if sum(other.spare is not None for other in (*self._taken, *self._free)) >= MOST or not _has_room():
             return
