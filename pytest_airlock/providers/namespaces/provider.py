@@ -165,7 +165,7 @@ class NamespacesProvider:
         ).to_json()
         key = hashlib.sha256(world).hexdigest()
         if key not in self._bases:
-            self._bases[key] = self._call("base", world=world.decode())[0]
+            self._bases[key] = self._call("base", world=world.decode(), cache=str(_cache()))[0]
         return self._bases[key]
 
     def _rebase(self, box: Box) -> None:
@@ -379,5 +379,5 @@ class NamespacesProvider:
 
 
 def _cache() -> Path:
-    """Where unpacked images are kept between runs."""
+    """Where unpacked images and skeletons are kept between runs."""
     return Path(platformdirs.user_cache_dir("pytest-airlock"))

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 from . import base, cgroups, child, diff, identity, protocol, seccomp, stage, syscalls
 from .identity import Slot
+from .shape import Shape
+from .skeletons import Skeletons
 from .syscalls import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REMOUNT, StepError
 from .world import World
 
@@ -75,14 +77,19 @@ class Server:
         self.slots = 1
         self.born = 0
         self.walkers: list[int] = []
+        self.skeletons = Skeletons()
 
     # ------------------------------------------------------------------ requests
 
     def op_base(self, request: dict[str, Any]) -> int:
         world = World.from_json(request["world"].encode())
         self.count += 1
+
+        def kept(source: str) -> tuple[str | None, Shape | None]:
+            return self.skeletons.find(base.HOST + request["cache"], base.HOST + source)
+
         self.bases[self.count] = base.Base(
-            self.count, world, self.stage.identity, self.stage.probe, idmap=self.stage.idmap
+            self.count, world, self.stage.identity, self.stage.probe, kept, idmap=self.stage.idmap
         )
         return self.count
 
@@ -199,6 +206,7 @@ class Server:
 
     def _reap(self) -> None:
         """Collect diff processes that are done; the client has their output long since."""
+        self.skeletons.reap()
         self.walkers = [pid for pid in self.walkers if os.waitpid(pid, os.WNOHANG)[0] == 0]
 
     def op_delete(self, request: dict[str, Any]) -> None:
