@@ -86,7 +86,7 @@ class Server:
         self.count += 1
 
         def kept(source: str) -> tuple[str | None, Shape | None]:
-            return self.skeletons.find(base.HOST + request["cache"], base.HOST + source)
+            return self.skeletons.find(request["cache"], source, root=base.HOST)
 
         self.bases[self.count] = base.Base(
             self.count, world, self.stage.identity, self.stage.probe, kept, idmap=self.stage.idmap

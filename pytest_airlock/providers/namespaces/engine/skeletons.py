@@ -48,15 +48,17 @@ class Skeletons:
         self._home = -1
         self._held: list[int] = []
 
-    def find(self, cache: str, source: str) -> tuple[str | None, Shape | None]:
+    def find(self, cache: str, source: str, *, root: str = "") -> tuple[str | None, Shape | None]:
         """(path of a tree with the directories of `source` as they are now, their shape), each None if it is not known.
 
-        `cache` is the directory for all of them. The tree stays until this process ends, and nobody writes to it.
+        `cache` is the directory for all of them, `root` where the machine is found. The tree stays until this process
+        ends, and nobody writes to it.
         """
         try:
             if self._home < 0:
-                self._home = _open_home(cache)
-            return self._find(source)
+                self._home = _open_home(root + cache)
+            key = blake2b(os.fsencode(source), digest_size=8).hexdigest()
+            return self._find(key, root + source)
         except OSError:  # a cache that is none, or damaged
             return None, None
 
@@ -64,10 +66,9 @@ class Skeletons:
         """Collect the children that are done."""
         self.children = [pid for pid in self.children if os.waitpid(pid, os.WNOHANG)[0] == 0]
 
-    def _find(self, source: str) -> tuple[str | None, Shape | None]:
-        key = blake2b(os.fsencode(source), digest_size=8).hexdigest()
+    def _find(self, key: str, source: str) -> tuple[str | None, Shape | None]:
         for entry in self._entries():
-            if entry.startswith(key):
+            if entry.startswith(f"{key}-"):
                 with contextlib.suppress(OSError):  # it is being built or removed, or damaged
                     found = self._try(entry, source)
                     if found[1] is not None:
