@@ -11,7 +11,7 @@ import secrets
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import platformdirs
 
@@ -42,7 +42,9 @@ from pytest_airlock.providers.namespaces.client import Engine, StepFailed
 from pytest_airlock.providers.namespaces.diff_client import read_changes
 from pytest_airlock.providers.namespaces.engine import cgroups, protocol
 from pytest_airlock.providers.namespaces.engine.protocol import Request
+from pytest_airlock.providers.namespaces.engine.world import World
 from pytest_airlock.providers.namespaces.files_client import FileClient
+from pytest_airlock.providers.namespaces.layer_client import export_layers, import_layers
 from pytest_airlock.providers.namespaces.limits import sandbox_limits
 from pytest_airlock.providers.namespaces.process import PATIENCE, Life, NamespaceProcess, spawn
 from pytest_airlock.providers.namespaces.worker import Worker
@@ -152,7 +154,13 @@ class NamespacesProvider:
         host = self._host if images.is_host_image(spec.image) else None
         environ = {**images.base_environ(spec.user, host), **dict(spec.env)}
         self._boxes[spec.name] = Box(
-            next(self._numbers), spec, limits=limits, environ=environ, ids=engine.found["ids"], base=base, planned=self._memory.version
+            next(self._numbers),
+            spec,
+            limits=limits,
+            environ=environ,
+            ids=engine.found["ids"],
+            base=base,
+            planned=self._memory.version,
         )
         data = {"engine": engine.found["pid"], "boot": engine.found["born"]}
         return Handle(self.name, spec.name, data, features.enforced(spec, found))
@@ -162,14 +170,15 @@ class NamespacesProvider:
 
         Planned anew each time: what came into the project since (a key, a token) must not be seen.
         """
-        engine = self._start_engine()
-        world = images.plan_image(
-            spec, self._host, root_mode=engine.found["privileged"], cache=_cache(), memory=self._memory
-        ).to_json()
+        world = self._world(spec).to_json()
         key = hashlib.sha256(world).hexdigest()
         if key not in self._bases:
             self._bases[key] = self._call("base", world=world.decode(), cache=str(_cache()))[0]
         return self._bases[key]
+
+    def _world(self, spec: ProviderSpec) -> World:
+        root_mode = self._start_engine().found["privileged"]
+        return images.plan_image(spec, self._host, root_mode=root_mode, cache=_cache(), memory=self._memory)
 
     def _rebase(self, box: Box) -> None:
         """Stand on the host as it is now from the next life on."""
@@ -342,6 +351,20 @@ class NamespacesProvider:
         box, other = self._box(handle), self._box(donor)
         layers = other.kept(snapshot)
         box.layers = tuple(self._call("adopt", **box.words(), layers=layers)[0])
+        return box.keep()
+
+    def origin(self, handle: Handle) -> str:
+        box = self._box(handle)
+        found = images.origin(self._world(box.spec), self._memory.known)
+        return f"{found} {box.ids} {box.spec.user}" if found else ""
+
+    def export_snapshot(self, handle: Handle, snapshot: str, file: IO[bytes], *, limit: int) -> None:
+        box = self._box(handle)
+        export_layers(self._start_engine().call, box.number, box.kept(snapshot), file, limit=limit)
+
+    def import_snapshot(self, handle: Handle, file: IO[bytes], *, limit: int) -> str:
+        box = self._box(handle)
+        box.layers = import_layers(self._start_engine().call, box.words(), file, limit=limit)
         return box.keep()
 
     def reset(self, handle: Handle, snapshot: str) -> ResetProof:

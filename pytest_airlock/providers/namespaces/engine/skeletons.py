@@ -22,11 +22,11 @@ import fcntl
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from hashlib import blake2b
 
-from . import syscalls
 from .dirstack import OPEN_DIRECTORY
+from .helpers import begin
 from .shape import Shape
 from .trees import remove_tree
 
@@ -96,7 +96,7 @@ class Skeletons:
             if fd >= 0:
                 os.close(fd)
         if _has_room(self._home):
-            self._fork(lambda: self._build(entry, shape))
+            self.children.append(begin(lambda: self._build(entry, shape), nice=10))
         return None, shape
 
     def _at(self, name: str) -> str:
@@ -164,7 +164,7 @@ class Skeletons:
                 kept.add(entry)
         old = [name for name in os.listdir(self._home) if name not in kept]
         if old:
-            self._fork(lambda: self._remove(old))
+            self.children.append(begin(lambda: self._remove(old), nice=10))
 
     def _remove(self, names: Iterable[str]) -> None:
         for name in names:
@@ -180,22 +180,6 @@ class Skeletons:
         remove_tree(os.fsencode(dead))
         if fd >= 0:
             os.close(fd)
-
-    def _fork(self, work: Callable[[], None]) -> None:
-        """Do it in a child that dies with us; nobody waits for it."""
-        parent = os.getpid()
-        pid = os.fork()
-        if pid:
-            self.children.append(pid)
-            return
-        try:
-            syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
-            if os.getppid() == parent:
-                os.nice(10)
-                with contextlib.suppress(OSError):  # a full disk, or somebody else does it
-                    work()
-        finally:
-            os._exit(0)
 
 
 def make_directories(top: str, shape: Shape, *, resume: bool = False) -> None:
