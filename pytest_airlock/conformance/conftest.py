@@ -19,6 +19,7 @@ from pytest_airlock.providers.base import (
     ProviderSpec,
     Resets,
     Snapshots,
+    Stores,
 )
 
 _serial = itertools.count(1)
@@ -91,4 +92,6 @@ def _optional(protocol: type) -> Any:
     return fixture
 
 
-snapshots, resets, diffs, networks, adopts = map(_optional, (Snapshots, Resets, Diffs, Networks, Adopts))
+snapshots, resets, diffs, networks, adopts, stores = map(
+    _optional, (Snapshots, Resets, Diffs, Networks, Adopts, Stores)
+)
