@@ -6,7 +6,7 @@ etc        its /etc                           masks     what views must not show
 accounts   passwd and group                   credentials   the same for texts: recognise, clean
 rootfs     image=DIRECTORY or TARBALL         tarball   unpack safely, once
 identity   has a view's source changed?       environ   the base environment
-origin     has anything changed at all?
+origins    has anything changed at all?
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .host import plan_world
 from .hostview import HostView
 from .identity import image_identity
 from .memory import Memory
-from .origin import origin
+from .origins import origin
 from .rootfs import plan_rootfs
 
 __all__ = [
