@@ -18,6 +18,7 @@ from pytest_airlock.providers.base import (
     Provider,
     ProviderSpec,
     Resets,
+    Retires,
     Snapshots,
     Stores,
 )
@@ -92,6 +93,6 @@ def _optional(protocol: type) -> Any:
     return fixture
 
 
-snapshots, resets, diffs, networks, adopts, stores = map(
-    _optional, (Snapshots, Resets, Diffs, Networks, Adopts, Stores)
+snapshots, resets, retires, diffs, networks, adopts, stores = map(
+    _optional, (Snapshots, Resets, Retires, Diffs, Networks, Adopts, Stores)
 )

@@ -1,4 +1,4 @@
-"""Contract 28-31: snapshots that are kept in a file, and come back in another process."""
+"""Contract 29-32: snapshots that are kept in a file, and come back in another process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def imported(heir: Machine, data: bytes) -> Any:
     return provider.import_snapshot(heir.handle, io.BytesIO(data), limit=LIMIT)
 
 
-def test_c28_equal_specs_have_one_origin_in_every_process(box: Machine, heir: Machine, stores: Any) -> None:
+def test_c29_equal_specs_have_one_origin_in_every_process(box: Machine, heir: Machine, stores: Any) -> None:
     provider: Any = heir.provider
     before = stores.origin(box.handle)
     assert before
@@ -45,7 +45,7 @@ def test_c28_equal_specs_have_one_origin_in_every_process(box: Machine, heir: Ma
     assert stores.origin(box.handle) == before, "what is written inside is no part of it"
 
 
-def test_c28_another_file_in_a_mount_is_another_origin(
+def test_c29_another_file_in_a_mount_is_another_origin(
     make: Callable[..., Machine], stores: Any, tmp_path_factory: pytest.TempPathFactory, features: Any
 ) -> None:
     if "mount_cow" not in features:
@@ -59,7 +59,7 @@ def test_c28_another_file_in_a_mount_is_another_origin(
     assert "" not in origins
 
 
-def test_c28_what_is_shared_read_write_has_no_origin(
+def test_c29_what_is_shared_read_write_has_no_origin(
     make: Callable[..., Machine], stores: Any, tmp_path_factory: pytest.TempPathFactory, features: Any
 ) -> None:
     if "mount_rw" not in features:
@@ -68,7 +68,7 @@ def test_c28_what_is_shared_read_write_has_no_origin(
     assert stores.origin(make(mounts=(ResolvedMount(str(place), "/srv/shared", "rw"),)).handle) == ""
 
 
-def test_c29_more_than_the_limit_is_an_error(box: Machine, stores: Any, snapshots: Any) -> None:
+def test_c30_more_than_the_limit_is_an_error(box: Machine, stores: Any, snapshots: Any) -> None:
     box.write("/opt/f", b"x" * 100_000)
     kept = snapshots.snapshot(box.handle)
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what matters
@@ -77,12 +77,12 @@ def test_c29_more_than_the_limit_is_an_error(box: Machine, stores: Any, snapshot
     assert box.read("/opt/f") == b"x" * 100_000
 
 
-def test_c29_an_unknown_snapshot_is_refused(box: Machine, stores: Any) -> None:
+def test_c30_an_unknown_snapshot_is_refused(box: Machine, stores: Any) -> None:
     with pytest.raises(SnapshotNotFound):
         stores.export_snapshot(box.handle, "conformance-no-such-snapshot", io.BytesIO(), limit=LIMIT)
 
 
-def test_c30_files_are_as_they_were(box: Machine, heir: Machine, stores: Any, snapshots: Any) -> None:
+def test_c31_files_are_as_they_were(box: Machine, heir: Machine, stores: Any, snapshots: Any) -> None:
     box.sh("mkdir -p /opt/d/e; printf 1 > /opt/d/f; chmod 750 /opt/d; chmod 640 /opt/d/f; ln -s ../f /opt/d/e/link")
     before = {
         path: box.provider.stat(box.handle, path, follow_symlinks=False)
@@ -96,14 +96,14 @@ def test_c30_files_are_as_they_were(box: Machine, heir: Machine, stores: Any, sn
         assert heir.provider.stat(heir.handle, path, follow_symlinks=False) == stat
 
 
-def test_c30_what_was_removed_is_gone(box: Machine, heir: Machine, stores: Any, snapshots: Any) -> None:
+def test_c31_what_was_removed_is_gone(box: Machine, heir: Machine, stores: Any, snapshots: Any) -> None:
     box.sh("rm -r /etc; mkdir /etc; printf 1 > /etc/new")
     imported(heir, exported(box, stores, snapshots))
     heir.provider.start(heir.handle)
     assert [entry.path for entry in heir.provider.listdir(heir.handle, "/etc")] == ["/etc/new"]
 
 
-def test_c30_set_id_bits_are_dropped(box: Machine, heir: Machine, stores: Any, snapshots: Any) -> None:
+def test_c31_set_id_bits_are_dropped(box: Machine, heir: Machine, stores: Any, snapshots: Any) -> None:
     box.write("/opt/f", b"1")
     box.provider.change(box.handle, "chmod", "/opt/f", mode=0o6755)
     imported(heir, exported(box, stores, snapshots))
@@ -111,7 +111,7 @@ def test_c30_set_id_bits_are_dropped(box: Machine, heir: Machine, stores: Any, s
     assert heir.provider.stat(heir.handle, "/opt/f").mode & 0o7777 == 0o755
 
 
-def test_c30_it_is_a_snapshot_like_any_other(box: Machine, heir: Machine, stores: Any, snapshots: Any) -> None:
+def test_c31_it_is_a_snapshot_like_any_other(box: Machine, heir: Machine, stores: Any, snapshots: Any) -> None:
     provider: Any = heir.provider
     box.write("/opt/f", b"1")
     own = imported(heir, exported(box, stores, snapshots))
@@ -124,7 +124,7 @@ def test_c30_it_is_a_snapshot_like_any_other(box: Machine, heir: Machine, stores
 
 
 @pytest.mark.parametrize("damage", ["nothing", "half", "noise"])
-def test_c31_a_file_that_is_not_whole_is_refused_and_changes_nothing(
+def test_c32_a_file_that_is_not_whole_is_refused_and_changes_nothing(
     box: Machine, heir: Machine, stores: Any, snapshots: Any, damage: str
 ) -> None:
     box.write("/opt/f", b"1" * 10_000)

@@ -1,6 +1,6 @@
 """Provisioning is done once for equal content: by one process for all that run beside it, and for later runs.
 
-What decides the content is the plan and what its sandbox begins with (contract 28). Where the provider cannot tell that, or
+What decides the content is the plan and what its sandbox begins with (contract 29). Where the provider cannot tell that, or
 has no Stores, every process provisions by itself. Keeping never fails a sandbox: what goes wrong with it is said.
 """
 

@@ -50,15 +50,17 @@ Optional protocols, looked up with isinstance:
 26. `Networks.attempts(handle)` is every try since start or reset, in order.
 27. `Adopts.adopt(handle, donor, snapshot)` gives a sandbox that was created from an equal spec (but for the name) and never
     started the files of the donor's snapshot, as a snapshot of its own, whose id it returns: it outlives the donor.
-28. `Stores.origin(handle)` tells what a sandbox begins with: as long as the texts of two are equal, in whichever process and
+28. `Retires.retire(handle)` has all that runs inside begin to die and does not wait for it. Until the next `reset`, which
+    proves the death, nothing but `reset`, `delete`, `is_running` and `close` is called.
+29. `Stores.origin(handle)` tells what a sandbox begins with: as long as the texts of two are equal, in whichever process and
     run, what commands in them can read is the same, and a file exported from one is right for the other. Empty if it
     cannot be told, as with a mount that is shared read-write.
-29. `Stores.export_snapshot(handle, snapshot, file, limit)` writes the files of a snapshot, as far as the sandbox did not
+30. `Stores.export_snapshot(handle, snapshot, file, limit)` writes the files of a snapshot, as far as the sandbox did not
     begin with them, in a form of the provider's own; more than `limit` bytes of content raise OSError(EFBIG).
-30. `Stores.import_snapshot(handle, file, limit)` gives a sandbox of the same origin that was never started the files of what
+31. `Stores.import_snapshot(handle, file, limit)` gives a sandbox of the same origin that was never started the files of what
     was exported, as a snapshot of its own, whose id it returns. Contents, modes (without set-id bits), owners, times, links
     and what was removed are as they were.
-31. `import_snapshot` raises ProviderError for a file that is cut off or none; then the sandbox starts as if nothing was. Whatever
+32. `import_snapshot` raises ProviderError for a file that is cut off or none; then the sandbox starts as if nothing was. Whatever
     the file says, it has no more power than what runs inside: it may come from an enemy.
 """
 
@@ -91,6 +93,7 @@ __all__ = [
     "ResetProof",
     "Resets",
     "ResolvedMount",
+    "Retires",
     "Snapshots",
     "Stores",
     "TreeEntry",
@@ -404,6 +407,13 @@ class Resets(Protocol):
 
 
 @runtime_checkable
+class Retires(Protocol):
+    """Contract 28."""
+
+    def retire(self, handle: Handle) -> None: ...
+
+
+@runtime_checkable
 class Adopts(Protocol):
     """Optional: contract 27. Lets provisioning be done once for many sandboxes."""
 
@@ -412,7 +422,7 @@ class Adopts(Protocol):
 
 @runtime_checkable
 class Stores(Protocol):
-    """Optional: contract 28-31. Lets what was provisioned be kept between runs; needs Snapshots."""
+    """Optional: contract 29-32. Lets what was provisioned be kept between runs; needs Snapshots."""
 
     def origin(self, handle: Handle) -> str: ...
     def export_snapshot(self, handle: Handle, snapshot: str, file: IO[bytes], *, limit: int) -> None: ...

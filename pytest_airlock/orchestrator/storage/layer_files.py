@@ -4,7 +4,7 @@
     layers/KEY.lease       held by who provisions it; locks/, KEY.owner: as in the state directory (lease.py, locks.py)
 
 The files hold whatever provisioning wrote. They are 0600 in a directory of our own; what is in them came from inside a
-sandbox and is the provider's to distrust (contract 31). The digest finds damage, not enemies.
+sandbox and is the provider's to distrust (contract 32). The digest finds damage, not enemies.
 """
 
 from __future__ import annotations

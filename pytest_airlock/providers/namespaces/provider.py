@@ -367,6 +367,11 @@ class NamespacesProvider:
         box.layers = import_layers(self._start_engine().call, box.words(), file, limit=limit)
         return box.keep()
 
+    def retire(self, handle: Handle) -> None:
+        box = self._box(handle)
+        if box.life is not None:
+            box.life.begin_to_die()
+
     def reset(self, handle: Handle, snapshot: str) -> ResetProof:
         """Contract 23: kill, wait for the kernel to empty the pid name space, build anew on the snapshot's layers."""
         box = self._box(handle)

@@ -139,8 +139,7 @@ def _make_covers() -> None:
 
 def _mount_view(index: int, view: base.Layered, layers: tuple[int, ...]) -> None:
     target = ROOT + view.target
-    # A link in a view below would take the mount somewhere else: ELOOP.
-    os.close(syscalls.open_path(target, "mount point"))
+    _require_no_link(target)
     upper, work = f"{SCRATCH}/u{index}", f"{SCRATCH}/w{index}"
     os.mkdir(work, 0o755)
     if view.mode == "rw":
@@ -162,6 +161,11 @@ def _mount_view(index: int, view: base.Layered, layers: tuple[int, ...]) -> None
     else:
         flags |= MS_RDONLY
     syscalls.mount("overlay", target, "overlay", flags, f"{data},lowerdir={':'.join(lowers)}")
+
+
+def _require_no_link(target: str) -> None:
+    """A link in a layer below would take the mount somewhere else: ELOOP."""
+    os.close(syscalls.open_path(target, "mount point"))
 
 
 def _mount_file(source: str, copy: str, target: str, *, writable: bool) -> None:
@@ -191,6 +195,7 @@ def _make_like(lower: str, upper: str) -> None:
 
 def _mount_proc(options: Options) -> None:
     proc = f"{ROOT}/proc"
+    _require_no_link(proc)
     syscalls.mount("proc", proc, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     # Name spaces count against the host's user, whatever their depth.
     for kind in _NESTABLE if options.nested else ("user",):
@@ -230,6 +235,7 @@ def _bind_over(source: str, path: str) -> bool:
 
 
 def _mount_dev() -> None:
+    _require_no_link(f"{ROOT}/dev")
     devices = syscalls.open_tree("/d", recursive=True)
     syscalls.move_mount(devices, f"{ROOT}/dev")
     os.close(devices)

@@ -26,6 +26,7 @@ __all__ = ["main"]
 
 #: Requests that come with the descriptor of a pipe.
 _WITH_PIPE = ("diff", "export", "import")
+_UNCLEARED = 16  # dead lives at most that wait to be cleared away
 
 
 class Sandbox:
@@ -59,6 +60,7 @@ class Server:
         self.walkers: list[int] = []
         self.refill: Sandbox | None = None
         self.skeletons = Skeletons()
+        self.dead: list[Life] = []
 
     # ------------------------------------------------------------------ requests
 
@@ -102,6 +104,7 @@ class Server:
                 raise StepError(39, "pristine")  # ENOTEMPTY
         except BaseException:
             following.bury()
+            following.dispose()
             raise
         self._hand_out(box, following)
 
@@ -249,6 +252,7 @@ class Server:
             self.seats.abandon(box.seat)
             box.seat = self.seats.sit()
             raise
+        self.dead.append(life)
 
     def _freeze(self, box: Sandbox, scratch: int) -> None:
         self.count += 1
@@ -281,9 +285,9 @@ class Server:
         poll.register(self.sock.fileno(), select.POLLIN)
         poll.register(self.owner, select.POLLIN)
         while True:
-            events = poll.poll(0 if self.refill is not None else None)
-            if not events:
-                self._refill()
+            events = poll.poll(0 if self.dead or self.refill is not None else None)
+            if not events or len(self.dead) > _UNCLEARED:
+                self._tidy()
             for fd, _ in events:
                 if fd == self.owner:
                     return
@@ -292,8 +296,10 @@ class Server:
                     return
                 self._answer(request, fds)
 
-    def _refill(self) -> None:
-        """Nobody asks for anything: time for a spare."""
+    def _tidy(self) -> None:
+        """Nobody asks for anything: time to clear away the dead, and for a spare."""
+        while self.dead:
+            self.dead.pop().dispose()
         box, self.refill = self.refill, None
         if box is not None and box.life is not None:
             self.seats.refill(box.seat, box.recipe)
