@@ -93,7 +93,8 @@ class LayerFiles:
 
     def save(self, key: str, write: Callable[[IO[bytes]], None]) -> None:
         """Keep what `write` writes to the file it is given. Room is made by removing what was not used for longest."""
-        path, aside = self._path(key), f"{self._root}/{key}{NEW}"
+        path = self._path(key)
+        aside = path + NEW
         remove_file(aside)
         try:
             with store_errors(aside):
@@ -119,6 +120,11 @@ class LayerFiles:
         return f"{self._root}/{key}.layer"
 
     def _prune(self, newest: str) -> None:
+        for path in self._root.glob(f"*.layer{NEW}"):
+            key = path.name.removesuffix(f".layer{NEW}")
+            if self._leases.is_free(key):  # its writer was killed
+                remove_file(str(path))
+                self._leases.forget(key)
         sizes: dict[Path, os.stat_result] = {}
         for path in self._root.glob("*.layer"):
             with contextlib.suppress(FileNotFoundError):

@@ -105,9 +105,15 @@ def test_what_fails_while_it_is_written_leaves_what_was_there(root: Path) -> Non
 
 def test_what_a_killed_writer_left_is_no_obstacle(root: Path) -> None:
     files = make(root)
-    (root / f"{KEY}.new").write_bytes(b"half")
+    (root / f"{KEY}.layer.new").write_bytes(b"half")
     save(files, b"whole")
     assert load(files) == b"whole"
+    with living_child(lambda: (files.claim("killed", waiting=never), (root / "killed.layer.new").touch())) as pid:
+        save(files, b"1", "other")
+        assert (root / "killed.layer.new").exists(), "its writer lives"
+        kill(pid)
+    save(files, b"2", "other")
+    assert not list(root.glob("killed*"))
 
 
 def test_those_used_last_stay_within_the_limit(root: Path) -> None:
