@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
@@ -128,6 +129,20 @@ def test_a_tree_that_was_begun_is_not_used_and_gets_finished(
     again = server().find(source)
     assert again is not None
     assert shown(again) == shown(source)
+
+
+def test_who_comes_while_it_is_built_knows_the_shape_and_builds_nothing(
+    server: Callable[[], Server], source: Path, cache: Path
+) -> None:
+    server().find(source)
+    (entry,) = cache.glob("skeletons/*")
+    with open(entry / "list", "rb") as builder:
+        fcntl.flock(builder, fcntl.LOCK_EX)
+        one = server()
+        assert one.skeletons.find(str(cache), str(source)) == (None, shape.Shape.of(str(source)))
+        one.settle()
+        assert not (entry / "tree").exists()
+    assert [path.name for path in cache.glob("skeletons/*")] == [entry.name]
 
 
 def test_a_server_that_dies_takes_its_builder_along_and_leaves_nothing_that_is_used(

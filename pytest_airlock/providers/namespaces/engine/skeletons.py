@@ -69,7 +69,7 @@ class Skeletons:
     def _find(self, key: str, source: str) -> tuple[str | None, Shape | None]:
         for entry in self._entries():
             if entry.startswith(f"{key}-"):
-                with contextlib.suppress(OSError):  # it is being built or removed, or damaged
+                with contextlib.suppress(OSError):  # it is being removed, or damaged
                     found = self._try(entry, source)
                     if found[1] is not None:
                         return found
@@ -81,21 +81,16 @@ class Skeletons:
 
     def _try(self, entry: str, source: str) -> tuple[str | None, Shape | None]:
         """Use an entry, if it is of the source as it is now; if its tree is not whole, see that it gets so."""
-        fd = self._lock(entry, fcntl.LOCK_SH)
-        try:
-            with open(fd, "rb", closefd=False) as file:
-                shape = Shape.unpack(file.read())
-            if shape is None or not shape.matches(source):
-                return None, None
-            os.utime(fd)
-            if os.path.exists(self._at(f"{entry}/done")):
-                self._held.append(fd)
-                fd = -1
+        with open(os.open(self._at(f"{entry}/list"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            shape = Shape.unpack(file.read())
+        if shape is None or not shape.matches(source):
+            return None, None
+        if os.path.exists(self._at(f"{entry}/done")):
+            with contextlib.suppress(OSError):  # it is being removed
+                self._held.append(self._lock(entry, fcntl.LOCK_SH))
+                os.utime(self._held[-1])
                 return self._at(f"{entry}/tree"), shape
-        finally:
-            if fd >= 0:
-                os.close(fd)
-        if _has_room(self._home):
+        elif _has_room(self._home):
             self.children.append(begin(lambda: self._build(entry, shape), nice=10))
         return None, shape
 
