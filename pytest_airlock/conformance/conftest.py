@@ -21,6 +21,7 @@ from pytest_airlock.providers.base import (
     Resets,
     Retires,
     Snapshots,
+    Stores,
 )
 
 _serial = itertools.count(1)
@@ -93,6 +94,6 @@ def _optional(protocol: type) -> Any:
     return fixture
 
 
-snapshots, resets, retires, diffs, networks, adopts, examines = map(
-    _optional, (Snapshots, Resets, Retires, Diffs, Networks, Adopts, Examines)
+snapshots, resets, retires, diffs, networks, adopts, stores, examines = map(
+    _optional, (Snapshots, Resets, Retires, Diffs, Networks, Adopts, Stores, Examines)
 )

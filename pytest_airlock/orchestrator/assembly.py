@@ -31,7 +31,8 @@ __all__ = ["Setup", "default_manager"]
 class Setup:
     """What a run is configured with. What is None is made as design and defaults have it, at first use.
 
-    `state_dir` None = AIRLOCK_STATE_DIR, else the platform's; `run_id` is shared by the workers of a run.
+    `state_dir` None = AIRLOCK_STATE_DIR, else the platform's; `run_id` is shared by the workers of a run. `refresh`: what
+    earlier runs provisioned is not used.
     """
 
     state_dir: Path | None = None
@@ -44,6 +45,7 @@ class Setup:
     default_provider: str = "auto"
     insufficient: Insufficient = "error"
     wait: float = DEFAULT_WAIT
+    refresh: bool = False
     say: Callable[[str], None] = lambda _: None
     profiles: Profiles | None = None
     providers: Providers | None = None
@@ -59,11 +61,14 @@ class Setup:
         from pytest_airlock.orchestrator.policy.mounts import HostMountRules
         from pytest_airlock.orchestrator.policy.planning import plan
         from pytest_airlock.orchestrator.policy.profiles import DEFAULT_PROFILE, ProfileRegistry
+        from pytest_airlock.orchestrator.storage.layer_files import default_cache_dir
 
         prepared = partial(
             plan,
             profiles=ProfileRegistry() if self.profiles is None else self.profiles,
-            mount_rules=HostMountRules(private=[self._state_dir()]) if self.mount_rules is None else self.mount_rules,
+            mount_rules=HostMountRules(private=[self._state_dir(), default_cache_dir()])
+            if self.mount_rules is None
+            else self.mount_rules,
             detector=RuntimeDetector() if self.detector is None else self.detector,
             project_root=self.project_root,
             inipath=self.inipath,
@@ -79,10 +84,14 @@ class Setup:
         from pytest_airlock.orchestrator.policy.names import generated_name
         from pytest_airlock.orchestrator.policy.resources import HostResources
         from pytest_airlock.orchestrator.providers import ProviderRegistry
+        from pytest_airlock.orchestrator.provisioned import Provisioned
+        from pytest_airlock.orchestrator.storage.layer_files import LayerFiles, default_cache_dir
         from pytest_airlock.orchestrator.storage.process_identity import current_owner
         from pytest_airlock.orchestrator.storage.store import FileStore
 
         planner, numbers = self.planner(), itertools.count(1)
+        owner = current_owner(run_id=self.run_id, worker=self.worker)
+        clock = SystemClock() if self.clock is None else self.clock
 
         def plan(spec: SandboxSpec) -> Plan:
             number = next(numbers)
@@ -94,12 +103,15 @@ class Setup:
             providers=ProviderRegistry() if self.providers is None else self.providers,
             resources=HostResources() if self.resources is None else self.resources,
             mounts=MountRegistry(),
-            clock=SystemClock() if self.clock is None else self.clock,
-            owner=current_owner(run_id=self.run_id, worker=self.worker),
+            clock=clock,
+            owner=owner,
             planner=plan,
             insufficient=self.insufficient,
             wait=self.wait,
             say=self.say,
+            provisioned=Provisioned(
+                lambda: LayerFiles(default_cache_dir() / "layers", owner, clock), say=self.say, refresh=self.refresh
+            ),
         )
 
     def _state_dir(self) -> Path:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from pytest_airlock.models import Owner, SandboxRecord, State
+from pytest_airlock.models import Network, Owner, SandboxRecord, State
 from pytest_airlock.orchestrator.contracts import Clock, Lease, Mounts, Plan, ResourceChecker, Store
 from pytest_airlock.orchestrator.keeping import lives_on
 from pytest_airlock.orchestrator.live import LiveSandbox
 from pytest_airlock.orchestrator.preparation import CLEAN, effective_network, prepare
+from pytest_airlock.orchestrator.provisioned import Provisioned
 from pytest_airlock.orchestrator.undo import Undo
 from pytest_airlock.orchestrator.waiting import Reservations
 from pytest_airlock.providers.base import Adopts, Handle, Provider
@@ -22,7 +23,8 @@ __all__ = ["Creation", "clamped"]
 class Creation:
     """One attempt to carry out a plan.
 
-    `keep_errored` is told of a sandbox that could not be removed again; `alike` knows live ones made from an equal plan.
+    `keep_errored` is told of a sandbox that could not be removed again; `alike` knows live ones made from an equal plan,
+    `provisioned` what other processes provisioned.
     """
 
     plan: Plan
@@ -34,6 +36,7 @@ class Creation:
     reservations: Reservations
     keep_errored: Callable[[LiveSandbox], None]
     alike: Callable[[Plan], Iterable[LiveSandbox]] = lambda _: ()
+    provisioned: Provisioned = field(default_factory=Provisioned)
 
     def run(self, wait: float) -> LiveSandbox:
         """Raises what failed first, with the errors of the clean-up attached."""
@@ -54,14 +57,26 @@ class Creation:
             mounts = tuple(dataclasses.asdict(mount) for mount in self.mounts.list(record.name))
             record = record.model_copy(update={"handle": handle.to_json(), "mounts": mounts})
             self.store.save(record)
-            adopted = self._adopt(handle)
-            self.provider.start(handle)
-            snapshots = prepare(self.plan, self.provider, handle, network, adopted=adopted)
+            snapshots = self._start(handle, network)
             self.store.save(record.model_copy(update={"state": State.RUNNING, "snapshots": snapshots}))
         except BaseException as error:
             self._roll_back(error, undo, record, lease, handle)
             raise
         return LiveSandbox(record.name, self.plan, lease, self.provider, handle, network)
+
+    def _start(self, handle: Handle, network: Network) -> dict[str, str]:
+        """Start and provision it, or start it from what was provisioned before; returns its snapshots."""
+        adopted = self._adopt(handle)
+        if adopted is not None:
+            self.provider.start(handle)
+            return prepare(self.plan, self.provider, handle, network, adopted=adopted)
+        with self.provisioned.claim(self.plan, self.provider, handle, network) as claim:
+            adopted = claim.load()
+            self.provider.start(handle)
+            snapshots = prepare(self.plan, self.provider, handle, network, adopted=adopted)
+            if adopted is None:
+                claim.save(snapshots.get(CLEAN))
+        return snapshots
 
     def _adopt(self, handle: Handle) -> str | None:
         """Provisioning runs once for equal plans: the clean snapshot of another such sandbox, made this one's own."""

@@ -30,6 +30,7 @@ from pytest_airlock.orchestrator.live import LiveSandbox
 from pytest_airlock.orchestrator.orphans import Orphans, handle_of
 from pytest_airlock.orchestrator.preparation import CLEAN, apply_network, require_network
 from pytest_airlock.orchestrator.probing import look
+from pytest_airlock.orchestrator.provisioned import Provisioned
 from pytest_airlock.orchestrator.states import require_healthy
 from pytest_airlock.orchestrator.undo import Undo
 from pytest_airlock.orchestrator.waiting import DEFAULT_WAIT, Reservations
@@ -60,6 +61,7 @@ class SandboxManager:
         insufficient: Insufficient = "error",
         wait: float = DEFAULT_WAIT,
         say: Callable[[str], None] = lambda _: None,
+        provisioned: Provisioned | None = None,
     ) -> None:
         self.store = store
         self.providers = providers
@@ -73,6 +75,7 @@ class SandboxManager:
         self._insufficient = insufficient
         self._say = say
         self._holdings = Holdings(store, owner)
+        self._provisioned = Provisioned() if provisioned is None else provisioned
 
     # -- Making and removing ---------------------------------------------------------------------------------------
 
@@ -99,6 +102,7 @@ class SandboxManager:
             reservations=self.reservations,
             keep_errored=self._holdings.enter,
             alike=self._holdings.like,
+            provisioned=self._provisioned,
         )
         self._holdings.enter(creation.run(wait))
         return self.status(name)

@@ -182,6 +182,7 @@ class Run:
             max_profile=settings.get("max_profile"),
             insufficient=cast("Insufficient", settings.get("insufficient")),
             wait=settings.wait,
+            refresh=self.config.getoption("airlock_refresh"),
             say=self.say,
             profiles=self.profiles,
             providers=self.providers,

@@ -72,6 +72,11 @@ def add_options(parser: pytest.Parser) -> None:
             metavar = "{" + ",".join(setting.choices) + "}" if setting.choices else setting.word.upper()
             group.addoption(setting.flag, dest=setting.ini, default=None, metavar=metavar, help=setting.help)
         parser.addini(setting.ini, setting.help, type="string", default=None)
+    group.addoption(
+        "--airlock-refresh",
+        action="store_true",
+        help="provision anew instead of using what earlier runs kept in the cache directory",
+    )
 
 
 class Layer(NamedTuple):

@@ -53,6 +53,16 @@ Optional protocols, looked up with isinstance:
     started the files of the donor's snapshot, as a snapshot of its own, whose id it returns: it outlives the donor.
 28. `Retires.retire(handle)` has all that runs inside begin to die and does not wait for it. Until the next `reset`, which
     proves the death, nothing but `reset`, `delete`, `is_running` and `close` is called.
+29. `Stores.origin(handle)` tells what a sandbox begins with: as long as the texts of two are equal, in whichever process and
+    run, what commands in them can read is the same, and a file exported from one is right for the other. Empty if it
+    cannot be told, as with a mount that is shared read-write.
+30. `Stores.export_snapshot(handle, snapshot, file, limit)` writes the files of a snapshot, as far as the sandbox did not
+    begin with them, in a form of the provider's own; more than `limit` bytes of content raise OSError(EFBIG).
+31. `Stores.import_snapshot(handle, file, limit)` gives a sandbox of the same origin that was never started the files of what
+    was exported, as a snapshot of its own, whose id it returns. Contents, modes (without set-id bits), owners, times, links
+    and what was removed are as they were.
+32. `import_snapshot` raises ProviderError for a file that is cut off or none; then the sandbox starts as if nothing was. Whatever
+    the file says, it has no more power than what runs inside: it may come from an enemy.
 40. `Examines.examine()` tells what of this host counts for the provider, in the order in which it is to be read. It answers
     also where `probe` raises, raises nothing for what is missing, and leaves nothing behind. Of a Finding that is not ok,
     `why` says the cause and `fix` what to do, or that nothing can be done.
@@ -91,6 +101,7 @@ __all__ = [
     "ResolvedMount",
     "Retires",
     "Snapshots",
+    "Stores",
     "TreeEntry",
 ]
 
@@ -427,6 +438,15 @@ class Adopts(Protocol):
     """Optional: contract 27. Lets provisioning be done once for many sandboxes."""
 
     def adopt(self, handle: Handle, donor: Handle, snapshot: str) -> str: ...
+
+
+@runtime_checkable
+class Stores(Protocol):
+    """Optional: contract 29-32. Lets what was provisioned be kept between runs; needs Snapshots."""
+
+    def origin(self, handle: Handle) -> str: ...
+    def export_snapshot(self, handle: Handle, snapshot: str, file: IO[bytes], *, limit: int) -> None: ...
+    def import_snapshot(self, handle: Handle, file: IO[bytes], *, limit: int) -> str: ...
 
 
 @runtime_checkable

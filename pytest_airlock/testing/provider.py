@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import IO, TYPE_CHECKING, Literal, Protocol
 
 from pytest_airlock.errors import (
     AlreadyExists,
@@ -40,8 +40,10 @@ from pytest_airlock.providers.base import (
     ResetProof,
     Resets,
     Snapshots,
+    Stores,
     TreeEntry,
 )
+from pytest_airlock.testing import stores
 from pytest_airlock.testing.faults import FaultScript
 from pytest_airlock.testing.files import FakeFiles, Node
 from pytest_airlock.testing.handle import FakeProcess
@@ -58,6 +60,7 @@ _PROTOCOLS = {
     "Resets": ("reset",),
     "Retires": ("retire",),
     "Adopts": ("adopt",),
+    "Stores": ("origin", "export_snapshot", "import_snapshot"),
     "Diffs": ("diff",),
     "Networks": ("set_network", "attempts"),
     "Examines": ("examine",),
@@ -247,7 +250,7 @@ class FakeProvider:
                 self._end(box, "its provider was closed")
             self._sandboxes.clear()
 
-    # -- Snapshots, Resets, Adopts, Diffs, Networks ----------------------------------------------------------------------
+    # -- Snapshots, Resets, Adopts, Stores, Diffs, Networks ----------------------------------------------------------------------
 
     def snapshot(self, handle: Handle, *, stop: bool = False) -> str:
         with self._operation("snapshot", handle.name):
@@ -297,6 +300,27 @@ class FakeProvider:
             box, root = self._box(handle), _kept(donor, self._box(donor), snapshot)
             box.files.restore(root)
             made = f"{handle.name}:{snapshot}"
+            box.snapshots[made] = root
+            return made
+
+    def origin(self, handle: Handle) -> str:
+        with self._operation("origin", handle.name):
+            spec = self._box(handle).spec
+            return "" if any(mount.mode == "rw" for mount in spec.mounts) else f"{spec.image} {spec.mounts}"
+
+    def export_snapshot(self, handle: Handle, snapshot: str, file: IO[bytes], *, limit: int) -> None:
+        with self._operation("export_snapshot", handle.name):
+            stores.save(_kept(handle, self._box(handle), snapshot), file, limit)
+
+    def import_snapshot(self, handle: Handle, file: IO[bytes], *, limit: int) -> str:
+        with self._operation("import_snapshot", handle.name):
+            box = self._box(handle)
+            try:
+                root = stores.load(file)
+            except ValueError as error:
+                raise ProviderError(self.name, "import a snapshot", str(error)) from error
+            box.files.restore(root)
+            made = f"{handle.name}:imported"
             box.snapshots[made] = root
             return made
 
@@ -394,3 +418,4 @@ if TYPE_CHECKING:
     _networks: Networks = _fake
     _adopts: Adopts = _fake
     _examines: Examines = _fake
+    _stores: Stores = _fake

@@ -11,7 +11,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import platformdirs
 
@@ -45,7 +45,9 @@ from pytest_airlock.providers.namespaces.client import Engine, StepFailed
 from pytest_airlock.providers.namespaces.diff_client import read_changes
 from pytest_airlock.providers.namespaces.engine import cgroups, protocol
 from pytest_airlock.providers.namespaces.engine.protocol import Request
+from pytest_airlock.providers.namespaces.engine.world import World
 from pytest_airlock.providers.namespaces.files_client import FileClient
+from pytest_airlock.providers.namespaces.layer_client import export_layers, import_layers
 from pytest_airlock.providers.namespaces.limits import sandbox_limits
 from pytest_airlock.providers.namespaces.process import PATIENCE, Life, NamespaceProcess, spawn
 from pytest_airlock.providers.namespaces.worker import Worker
@@ -195,13 +197,10 @@ class NamespacesProvider:
 
         Planned anew each time: what came into the project since (a key, a token) must not be seen.
         """
-        engine = self._start_engine()
-        world = images.plan_image(
-            spec, self._host, root_mode=engine.found["privileged"], cache=_cache(), memory=self._memory
-        ).to_json()
+        world = self._world(spec).to_json()
         key = hashlib.sha256(world + self._stamp(spec)).hexdigest()
         if key not in self._bases:
-            self._bases[key] = self._call("base", world=world.decode())[0]
+            self._bases[key] = self._call("base", world=world.decode(), cache=str(_cache()))[0]
         return self._bases[key]
 
     def _stamp(self, spec: ProviderSpec) -> bytes:
@@ -212,6 +211,10 @@ class NamespacesProvider:
         else:
             foreign = any(os.stat(mount.source).st_uid != os.getuid() for mount in spec.mounts)
         return b"%d" % self._memory.version if foreign else b""
+
+    def _world(self, spec: ProviderSpec) -> World:
+        root_mode = self._start_engine().found["privileged"]
+        return images.plan_image(spec, self._host, root_mode=root_mode, cache=_cache(), memory=self._memory)
 
     def _rebase(self, box: Box) -> None:
         """Stand on the host as it is now from the next life on."""
@@ -390,6 +393,20 @@ class NamespacesProvider:
         box.layers = tuple(self._call("adopt", **box.words(), layers=layers)[0])
         return box.keep()
 
+    def origin(self, handle: Handle) -> str:
+        box = self._box(handle)
+        found = images.origin(self._world(box.spec), self._memory.known)
+        return f"{found} {box.one_id is None} {box.spec.user}" if found else ""
+
+    def export_snapshot(self, handle: Handle, snapshot: str, file: IO[bytes], *, limit: int) -> None:
+        box = self._box(handle)
+        export_layers(self._start_engine().call, box.number, box.kept(snapshot), file, limit=limit)
+
+    def import_snapshot(self, handle: Handle, file: IO[bytes], *, limit: int) -> str:
+        box = self._box(handle)
+        box.layers = import_layers(self._start_engine().call, box.words(), file, limit=limit)
+        return box.keep()
+
     def retire(self, handle: Handle) -> None:
         box = self._box(handle)
         if box.life is not None:
@@ -433,5 +450,5 @@ class NamespacesProvider:
 
 
 def _cache() -> Path:
-    """Where unpacked images are kept between runs."""
+    """Where unpacked images and skeletons are kept between runs."""
     return Path(platformdirs.user_cache_dir("pytest-airlock"))

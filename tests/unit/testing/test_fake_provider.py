@@ -21,10 +21,18 @@ from pytest_airlock.providers.base import (
     Resets,
     ResolvedMount,
     Snapshots,
+    Stores,
 )
 from pytest_airlock.testing import FakeClock, FakeProvider, FaultScript
 
-PROTOCOLS = {"Snapshots": Snapshots, "Resets": Resets, "Diffs": Diffs, "Networks": Networks, "Adopts": Adopts}
+PROTOCOLS = {
+    "Snapshots": Snapshots,
+    "Resets": Resets,
+    "Diffs": Diffs,
+    "Networks": Networks,
+    "Adopts": Adopts,
+    "Stores": Stores,
+}
 
 
 @pytest.fixture

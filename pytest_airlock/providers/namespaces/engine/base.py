@@ -1,6 +1,7 @@
 """Base images: carry a World out on the fork server's private tmpfs, once, and hand out its layers per id slot.
 
     /b/N/t      one tmpfs: k = the synthesised tree, mI = what hides parts of view I, oI = own directories above view I
+    /b/N/ovI    bind of own directories above view I that are kept on disk
     /b/N/vI     bind of view I's host directory; /b/N/r = bind of the image directory, if the image is one
     /b/N/sS/…   the same, shifted into the id range of slot S by idmapped mounts
 
@@ -9,13 +10,16 @@ Nothing of it is writable once built, and nothing is ever built from bytes of a 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from . import syscalls
 from .identity import Identity, Slot, can_shift
+from .shape import Shape
+from .skeletons import make_directories
 from .syscalls import MOUNT_ATTR_IDMAP, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, StepError
 from .world import Entry, View, World
 
@@ -42,9 +46,22 @@ class Layered(NamedTuple):
 
 
 class Base:
-    """A built World. `idmap` tells whether its own tmpfs can be shifted; else everything is owned by `owner`."""
+    """A built World. `idmap` tells whether its own tmpfs can be shifted; else everything is owned by `owner`.
 
-    def __init__(self, number: int, world: World, identity: Identity, probe: Slot, *, idmap: bool) -> None:
+    `kept(path)` finds a skeleton of that host directory on disk (Skeletons.find).
+    """
+
+    def __init__(
+        self,
+        number: int,
+        world: World,
+        identity: Identity,
+        probe: Slot,
+        kept: Callable[[str], tuple[str | None, Shape | None]],
+        *,
+        idmap: bool,
+    ) -> None:
+        self.kept = kept
         self.number, self.world, self.identity, self.idmap = number, world, identity, idmap
         self.home = f"/b/{number}"
         self.owner = 0 if idmap else probe.first
@@ -78,7 +95,7 @@ class Base:
             self._make(entry)
         self.layers["k"] = ["t/k"]
         if self.world.root:
-            self._bind(self.world.root, "r", probe, above="k", own=True)
+            self._bind(self.world.root, "r", probe, above="k")
         for index, view in enumerate(self.world.views):
             name = f"v{index}"
             if os.path.isfile(HOST + view.source):
@@ -86,7 +103,7 @@ class Base:
                 self.layers[name] = []
             else:
                 self.layers[name] = self._mask(index, view)
-            self._bind(view.source, name, probe, above=name, own=view.mode != "rw")
+            self._bind(view.source, name, probe, above=name, own=view.mode != "rw", edited=bool(view.owned))
             if f"t/o{name}" in self.layers[name]:
                 self._copies(view, f"{self.home}/t/o{name}")
 
@@ -178,8 +195,11 @@ class Base:
             os.chown(target, uid, gid)
         os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns))
 
-    def _bind(self, source: str, name: str, probe: Slot, *, above: str, own: bool) -> None:
-        """Bind a host directory as /b/N/NAME and decide how its files get to belong to the sandbox."""
+    def _bind(self, source: str, name: str, probe: Slot, *, above: str, own: bool = True, edited: bool = False) -> None:
+        """Bind a host directory as /b/N/NAME and decide how its files get to belong to the sandbox.
+
+        `edited`: its skeleton gets copies of files, so it is not for others.
+        """
         place = f"{self.home}/{name}"
         _mount_point(place, is_file=name in self.files)
         try:
@@ -193,20 +213,44 @@ class Base:
             if self.identity.privileged:
                 raise StepError(95, "idmapped rw mount", source)  # EOPNOTSUPP
         elif name not in self.files and (os.stat(place).st_uid != 0 or self.identity.privileged):
-            skeleton = f"{self.home}/t/o{name}"
-            self._skeleton(place, skeleton)
-            self.layers[above].append(f"t/o{name}")
+            self.layers[above].append(self._skeleton(source, name, probe, edited=edited))
         self.layers[above].append(name)
 
-    def _skeleton(self, source: str, target: str) -> None:
-        """Own directories with the shape of `source`: with them on top, entries below can be made, replaced and
-        removed although the image belongs to an id that does not exist here.
+    def _skeleton(self, source: str, name: str, probe: Slot, *, edited: bool) -> str:
+        """The layer of own directories with the shape of `source`: with them on top, entries below can be made, replaced
+        and removed although the image belongs to an id that does not exist here. On disk if it can be, else in memory.
         """
+        kept, shape = (None, None) if edited else self.kept(source)
+        if kept is not None and self._stands(kept, name, probe):
+            return f"o{name}"
+        shape = shape or Shape.of(HOST + source)
+        target = f"{self.home}/t/o{name}"
         os.mkdir(target, 0o755)
-        self._own(target, 0)
-        for path, mode in _directories(source):
-            os.mkdir(target + path, mode)
-            self._own(target + path, 0)
+        make_directories(target, shape)
+        if self.identity.ids > 1 and self.owner:
+            for path in shape.paths:
+                self._own(target + path, 0)
+        return f"t/o{name}"
+
+    def _stands(self, skeleton: str, name: str, probe: Slot) -> bool:
+        """Bind a skeleton as /b/N/oNAME and try an overlay with it: not every file system can be a lower layer."""
+        place = f"{self.home}/o{name}"
+        os.mkdir(place)
+        try:
+            syscalls.mount(skeleton, place, None, syscalls.MS_BIND)
+            if self.identity.privileged and not can_shift(place, probe):
+                raise StepError(errno.EINVAL, "idmapped skeleton", skeleton)
+            options = f"userxattr,lowerdir={place[1:]}:{self.home[1:]}/{name}"
+            syscalls.mount("overlay", "/x", "overlay", _RO | syscalls.MS_RDONLY, options)
+            syscalls.umount("/x")
+        except StepError:
+            if os.path.ismount(place):
+                syscalls.umount(place)
+            os.rmdir(place)
+            return False
+        if self.identity.privileged:
+            self.shifted.add(f"o{name}")
+        return True
 
     def _copies(self, view: View, skeleton: str) -> None:
         """Own copies of files that are edited in place; one that may not be read is made empty, as a lock file is."""
@@ -304,23 +348,6 @@ def _mount_point(path: str, *, is_file: bool) -> None:
         _write(path, b"", 0o644)
     else:
         os.mkdir(path)
-
-
-def _directories(top: str) -> Iterator[tuple[str, int]]:
-    """(path below top, mode) of every directory, parents first; what may not be read is left out."""
-    stack = [""]
-    while stack:
-        relative = stack.pop()
-        try:
-            entries = os.scandir(top + relative)
-        except PermissionError:
-            continue
-        with entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    path = f"{relative}/{entry.name}"
-                    yield path, stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode) & 0o1777
-                    stack.append(path)
 
 
 def _write(path: str, data: bytes, mode: int) -> None:

@@ -14,14 +14,18 @@ import signal
 import sys
 from typing import Any
 
-from . import base, diff, protocol, stage, syscalls
+from . import base, diff, helpers, protocol, stage, syscalls, transfer
 from .lives import Life, Lives, Recipe
 from .seats import Seat, Seats
+from .shape import Shape
+from .skeletons import Skeletons
 from .syscalls import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REMOUNT, StepError
 from .world import World
 
 __all__ = ["main"]
 
+#: Requests that come with the descriptor of a pipe.
+_WITH_PIPE = ("diff", "export", "import")
 _UNCLEARED = 16  # dead lives at most that wait to be cleared away
 
 
@@ -55,6 +59,7 @@ class Server:
         self.count = 0
         self.walkers: list[int] = []
         self.refill: Sandbox | None = None
+        self.skeletons = Skeletons()
         self.dead: list[Life] = []
 
     # ------------------------------------------------------------------ requests
@@ -62,8 +67,12 @@ class Server:
     def op_base(self, request: dict[str, Any]) -> int:
         world = World.from_json(request["world"].encode())
         self.count += 1
+
+        def kept(source: str) -> tuple[str | None, Shape | None]:
+            return self.skeletons.find(request["cache"], source, root=base.HOST)
+
         self.bases[self.count] = base.Base(
-            self.count, world, self.stage.identity, self.stage.probe, idmap=self.stage.idmap
+            self.count, world, self.stage.identity, self.stage.probe, kept, idmap=self.stage.idmap
         )
         return self.count
 
@@ -162,18 +171,48 @@ class Server:
         box = self._known(request)
         views = self._diff_views(box, len(request["layers"]))
         self._reap()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
-                diff.diff(views, fds[0], xattr_prefix="user.", limit=request["limit"])
-            finally:
-                os._exit(0)
-        self.walkers.append(pid)
+        self.walkers.append(
+            helpers.begin(lambda: diff.diff(views, fds[0], xattr_prefix="user.", limit=request["limit"]))
+        )
 
     def _reap(self) -> None:
         """Collect diff processes that are done; the client has their output long since."""
+        self.skeletons.reap()
         self.walkers = [pid for pid in self.walkers if os.waitpid(pid, os.WNOHANG)[0] == 0]
+
+    def op_export(self, request: dict[str, Any], fds: list[int]) -> int:
+        """Write one layer to the pipe that came along, from a process of its own, whose pid is to be joined."""
+        box = self._known(request)
+        slot = box.seat.slot
+        views = [n for n, view in enumerate(box.recipe.image.views(slot)) if view.mode == "cow" and not view.file]
+        return transfer.begin_export(request["layer"], views, fds[0], slot, request["limit"])
+
+    def op_import(self, request: dict[str, Any], fds: list[int]) -> list[int]:
+        """Make a layer of what comes from the pipe: the pid to be joined, and the number that place() will give it."""
+        box, who = self._box(request), self.stage.identity
+        self.count += 1
+        views = sum(1 for _ in box.recipe.image.views(box.seat.slot))
+        shift = self.stage.idmap and who.privileged
+        pid = transfer.begin_import(
+            self.count, fds[0], box.seat.slot, views=views, who=who, limit=request["limit"], shift=shift
+        )
+        return [pid, self.count]
+
+    def op_join(self, request: dict[str, Any]) -> None:
+        helpers.join(request["pid"])
+
+    def op_place(self, request: dict[str, Any]) -> list[int]:
+        """What was imported is the sandbox' uppermost layer, or nothing if that failed; the answer is the list of layers."""
+        box, layer = self._box(request), request["layer"]
+        try:
+            helpers.join(request["pid"])
+            transfer.place(layer, box.seat.slot, shift=self.stage.idmap and self.stage.identity.privileged)
+        except BaseException:
+            transfer.discard(layer)
+            raise
+        box.made.add(layer)
+        box.recipe = box.recipe._replace(layers=(*box.recipe.layers, layer))
+        return list(box.recipe.layers)
 
     def op_delete(self, request: dict[str, Any]) -> None:
         box = self.sandboxes.pop(request["id"], None)
@@ -269,7 +308,7 @@ class Server:
         op = request["op"]
         try:
             call = getattr(self, f"op_{op}")
-            answer = {"ok": call(request, fds) if op == "diff" else call(request)}
+            answer = {"ok": call(request, fds) if op in _WITH_PIPE else call(request)}
         except OSError as error:
             step = getattr(error, "step", "") or op
             answer = {"error": [step, error.errno or 0, str(error.filename or "")]}

@@ -6,6 +6,7 @@ etc        its /etc                           masks     what views must not show
 accounts   passwd and group                   credentials   the same for texts: recognise, clean
 rootfs     image=DIRECTORY or TARBALL         tarball   unpack safely, once
 identity   has a view's source changed?       environ   the base environment
+origins    has anything changed at all?
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .host import plan_world
 from .hostview import HostView
 from .identity import image_identity
 from .memory import Memory
+from .origins import origin
 from .rootfs import plan_rootfs
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "base_environ",
     "image_identity",
     "is_host_image",
+    "origin",
     "plan_image",
     "plan_rootfs",
     "plan_world",

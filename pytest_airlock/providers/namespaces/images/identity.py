@@ -8,7 +8,7 @@ from hashlib import blake2b
 
 from pytest_airlock.providers.namespaces.engine.world import View
 
-__all__ = ["Known", "directories_identity", "file_stamp", "image_identity"]
+__all__ = ["IGNORED", "Known", "directories_identity", "file_stamp", "image_identity", "package_stamps"]
 
 #: What a package manager changes whenever it changes anything.
 _PACKAGE_STAMPS = (
@@ -25,7 +25,7 @@ _PACKAGE_STAMPS = (
 #: Views of which a package manager is the author, and the parts of them that are ours to look at.
 _PACKAGED = {"/usr": ("local",), "/bin": (), "/sbin": ()}
 #: Written by every run of the tools that own them; a stale copy inside harms nobody.
-_IGNORED = frozenset(("__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis"))
+IGNORED = frozenset(("__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis"))
 
 #: Directory -> (its stat stamp, its subdirectories): what is unchanged need not be listed again.
 Known = MutableMapping[str, tuple[str, tuple[str, ...]]]
@@ -40,7 +40,7 @@ def image_identity(view: View, *, root: str = "", known: Known | None = None) ->
     """
     digest = blake2b(digest_size=16)
     known = {} if known is None else known
-    stamps = [stamp for path in _PACKAGE_STAMPS if (stamp := file_stamp(root + path))]
+    stamps = package_stamps(root)
     packaged = view.system and stamps and (view.target in _PACKAGED or view.target.startswith("/lib"))
     starts = [view.source]
     if packaged:
@@ -49,6 +49,11 @@ def image_identity(view: View, *, root: str = "", known: Known | None = None) ->
     for start in starts:
         _add_directories(start, digest, known)
     return digest.hexdigest()
+
+
+def package_stamps(root: str = "") -> list[str]:
+    """What differs after every change by a package manager; empty if there is none."""
+    return [stamp for path in _PACKAGE_STAMPS if (stamp := file_stamp(root + path))]
 
 
 def directories_identity(top: str, known: Known) -> str:
@@ -87,4 +92,4 @@ def _subdirectories(path: str) -> tuple[str, ...]:
     except OSError:  # it may not be listed, or is a file: its own stamp is all there is
         return ()
     is_git = "objects" in names and "refs" in names
-    return tuple(sorted(name for name in names if name not in _IGNORED and not (is_git and name == "objects")))
+    return tuple(sorted(name for name in names if name not in IGNORED and not (is_git and name == "objects")))
