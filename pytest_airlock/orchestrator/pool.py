@@ -34,10 +34,11 @@ class Pool:
     def take(self, key: str) -> str | None:
         """The name of a pristine sandbox of this key, which is the caller's from now on; None if there is none."""
         while (name := self._pop(key)) is not None:
-            if self._manager.is_running(name):
+            if not self._manager.is_running(name):
+                self._say(f"sandbox {name!r} died while it waited for its next test; it is destroyed and another made")
+                self._manager.destroy(name, missing_ok=True)
+            elif not self._manager.visited(name) or self._renewed(name):
                 return name
-            self._say(f"sandbox {name!r} died while it waited for its next test; it is destroyed and another made")
-            self._manager.destroy(name, missing_ok=True)
         return None
 
     def give_back(self, name: str, plan: Plan) -> Exception | None:
@@ -56,6 +57,16 @@ class Pool:
             raise
         self._keep(name, plan.key)
         return None
+
+    def _renewed(self, name: str) -> bool:
+        """Reset once more what somebody entered while it waited; False if it could not be, and was destroyed."""
+        try:
+            self._manager.recycle(name)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the sandbox is not proved clean
+            self._say(f"sandbox {name!r} was visited, could not be reset and is destroyed: {error}")
+            self._manager.destroy(name, missing_ok=True)
+            return False
+        return True
 
     def make_room(self) -> bool:
         """Give up the sandbox that is idle longest; False if there is none."""

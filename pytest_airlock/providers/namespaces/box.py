@@ -36,6 +36,7 @@ class Box:
         self.layers: tuple[int, ...] = ()
         self.snapshots: dict[str, tuple[int, ...]] = {}
         self.untouched = True
+        self.visits = 0
         self.nonce = ""
 
     @property
@@ -74,23 +75,28 @@ class Box:
 
     def request(self, command: Command) -> Request:
         """The command in the agent's words."""
-        uid = self._uid(command.user)
+        return self.words(command, self.spec.user, self.cwd, self.ids)
+
+    @staticmethod
+    def words(command: Command, own: str, cwd: str, ids: int) -> Request:
+        """The same for a sandbox whose user is `own`. Raises InvalidSpec, UnsupportedFeature, ValueError."""
+        uid = _uid(command.user or own, own, ids)
         return Request(
             protocol.EXEC,
             uid=uid,
             gid=uid,
             argv=tuple(map(_word, command.argv)),
             env=tuple(_word(f"{name}={value}") for name, value in command.env),
-            cwd=_word(command.cwd or self.cwd),
+            cwd=_word(command.cwd or cwd),
         )
 
-    def _uid(self, user: str | None) -> int:
-        name = user or self.spec.user
-        if name not in USERS:
-            raise InvalidSpec("user", name, f"the users of a sandbox are {', '.join(USERS)}")
-        if name != self.spec.user and self.ids == 1:
-            raise UnsupportedFeature("many_users", "namespaces", features.ONE_ID.why, hint=features.ONE_ID.fix)
-        return USERS[name]
+
+def _uid(name: str, own: str, ids: int) -> int:
+    if name not in USERS:
+        raise InvalidSpec("user", name, f"the users of a sandbox are {', '.join(USERS)}")
+    if name != own and ids == 1:
+        raise UnsupportedFeature("many_users", "namespaces", features.ONE_ID.why, hint=features.ONE_ID.fix)
+    return USERS[name]
 
 
 def _word(text: str) -> bytes:

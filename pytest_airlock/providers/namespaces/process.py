@@ -28,6 +28,8 @@ _lives: weakref.WeakSet[Life] = weakref.WeakSet()
 class Life:
     """The client's end of one incarnation of a sandbox: its control socket and the pidfd of its PID 1."""
 
+    gone = "its first process is gone"
+
     def __init__(self, name: str, control: _socket.socket, pidfd: int, oom_kills: Callable[[], int]) -> None:
         self.name, self.control, self.pidfd, self._oom_kills = name, control, pidfd, oom_kills
         self._oom_seen = 0
@@ -55,7 +57,7 @@ class Life:
         except OSError as error:
             near.close()
             if error.errno in _GONE:
-                raise SandboxDied(self.name, "its first process is gone") from None
+                raise SandboxDied(self.name, self.gone) from None
             raise
         finally:
             far.close()
@@ -88,7 +90,7 @@ class Life:
             self.kill()
             raise SandboxDied(self.name, f"it did not answer for {PATIENCE:g} seconds") from None
         if not data:
-            raise SandboxDied(self.name, "its first process is gone")
+            raise SandboxDied(self.name, self.gone)
         try:
             return Reply.unpack(data)
         except ValueError as error:
@@ -187,7 +189,9 @@ class NamespaceProcess:
 _HOW = {"null": protocol.NULL, "pipe": protocol.PIPE, "stdout": protocol.MERGE}
 
 
-def spawn(life: Life, command: Command, request: Request) -> NamespaceProcess:
+def spawn(
+    life: Life, command: Command, request: Request, kind: type[NamespaceProcess] = NamespaceProcess
+) -> NamespaceProcess:
     """Start a command on fresh pipes; no descriptor of the host crosses: "null" is the sandbox's own device."""
     ours: list[IO[bytes] | None] = []
     theirs: list[int] = []
@@ -205,7 +209,7 @@ def spawn(life: Life, command: Command, request: Request) -> NamespaceProcess:
             theirs.append(other)
             ours.append(os.fdopen(mine, "wb" if number == 0 else "rb", buffering=0))
         channel = life.ask(request._replace(stdio=stdio), theirs)
-        process = NamespaceProcess(life, channel, ours)
+        process = kind(life, channel, ours)
         try:
             process.started(command)
         except BaseException:

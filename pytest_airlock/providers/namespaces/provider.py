@@ -44,6 +44,7 @@ from pytest_airlock.providers.namespaces.engine.protocol import Request
 from pytest_airlock.providers.namespaces.files_client import FileClient
 from pytest_airlock.providers.namespaces.limits import sandbox_limits
 from pytest_airlock.providers.namespaces.process import PATIENCE, Life, NamespaceProcess, spawn
+from pytest_airlock.providers.namespaces.visiting import Door, NamespaceVisit, enter, facts
 from pytest_airlock.providers.namespaces.worker import Worker
 
 __all__ = ["NamespacesProvider"]
@@ -59,6 +60,7 @@ class NamespacesProvider:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._engine: Engine | None = None
+        self._door: Door | None = None
         self._features: Features | None = None
         self._boxes: dict[str, Box] = {}
         self._bases: dict[str, int] = {}
@@ -105,8 +107,11 @@ class NamespacesProvider:
         if self._engine is None or not self._engine.usable:
             if self._engine is not None:
                 self._engine.close()
+            if self._door is not None:
+                self._door.close()
             try:
                 self._engine = Engine()
+                self._door = Door(self._engine)
             except StepFailed as error:
                 raise self._explained(error) from None
             # Whatever the server before had is gone with it.
@@ -145,13 +150,14 @@ class NamespacesProvider:
         engine = self._start_engine()
         base = self._base(spec)
         limits = sandbox_limits(spec, found, uid=USERS[spec.user])
-        number = self._call("create", base=base, spec=limits)[0]
         host = self._host if images.is_host_image(spec.image) else None
         environ = {**images.base_environ(spec.user, host), **dict(spec.env)}
-        self._boxes[spec.name] = Box(
-            number, spec, environ=environ, ids=engine.found["ids"], base=base, planned=self._memory.version
-        )
-        data = {"engine": engine.found["pid"], "boot": engine.found["born"]}
+        box = Box(0, spec, environ=environ, ids=engine.found["ids"], base=base, planned=self._memory.version)
+        box.number = self._call("create", base=base, spec=limits, facts=facts(box))[0]
+        self._boxes[spec.name] = box
+        data = {"engine": engine.found["pid"], "boot": engine.found["born"], "number": box.number}
+        if self._door is not None:
+            data |= {"door": self._door.path, "shut": self._door.shut}
         return Handle(self.name, spec.name, data, features.enforced(spec, found))
 
     def _base(self, spec: ProviderSpec) -> int:
@@ -190,6 +196,7 @@ class NamespacesProvider:
 
     def _live(self, handle: Handle, box: Box, op: str, **request: Any) -> None:
         """Have the fork server begin a new life, and wait until it is ready."""
+        box.visits = self._visits()
         _, (control, pidfd) = self._call(op, id=box.number, **request)
         life = Life(handle.name, _socket.socket(fileno=control), pidfd, lambda: self._call("oom", id=box.number)[0])
         try:
@@ -249,6 +256,8 @@ class NamespacesProvider:
             engine, self._engine, self._features = self._engine, None, None
             if engine is not None:
                 engine.close()
+            if self._door is not None:
+                self._door.close()
 
     def _box(self, handle: Handle) -> Box:
         if self._engine is not None and self._engine.pid != os.getpid():
@@ -267,6 +276,16 @@ class NamespacesProvider:
     def spawn(self, handle: Handle, command: Command) -> NamespaceProcess:
         box = self._box(handle)
         return spawn(box.living(), command, box.request(command))
+
+    def attach(self, handle: Handle) -> NamespaceVisit:
+        return enter(handle)
+
+    def visited(self, handle: Handle) -> bool:
+        box = self._box(handle)
+        return box.visits != self._visits() and bool(self._call("visited", id=box.number)[0])
+
+    def _visits(self) -> int:
+        return 0 if self._door is None else self._door.visits()
 
     # ------------------------------------------------------------------ files
 
@@ -307,7 +326,7 @@ class NamespacesProvider:
 
     def snapshot(self, handle: Handle, *, stop: bool = False) -> str:
         box = self._box(handle)
-        if box.life is not None and not box.untouched:
+        if box.life is not None and not (box.untouched and not self.visited(handle)):
             if not stop:
                 self._refuse_busy(handle.name, box.life)
             self._freeze(box)

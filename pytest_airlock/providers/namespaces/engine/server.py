@@ -15,7 +15,7 @@ import signal
 import sys
 from typing import Any, NamedTuple
 
-from . import base, cgroups, child, diff, identity, protocol, seccomp, stage, syscalls
+from . import base, cgroups, child, diff, door, identity, protocol, seccomp, stage, syscalls
 from .identity import Slot
 from .syscalls import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REMOUNT, StepError
 from .world import World
@@ -47,6 +47,8 @@ class Sandbox:
 
     def __init__(self, image: base.Base, slot: Slot, spec: dict[str, Any]) -> None:
         self.image, self.slot, self.spec = image, slot, spec
+        self.facts: Any = None  # for visitors
+        self.visited = False
         self.layers: tuple[int, ...] = ()
         self.made: set[int] = set()
         self.life: Life | None = None
@@ -75,6 +77,8 @@ class Server:
         self.slots = 1
         self.born = 0
         self.walkers: list[int] = []
+        self.poll = select.poll()
+        self.door: door.Door | None = None
 
     # ------------------------------------------------------------------ requests
 
@@ -101,7 +105,8 @@ class Server:
         else:
             slot = self.stage.probe
         self.count += 1
-        self.sandboxes[self.count] = Sandbox(image, slot, request["spec"])
+        box = self.sandboxes[self.count] = Sandbox(image, slot, request["spec"])
+        box.facts = request["facts"]
         return self.count
 
     def _new_slot(self) -> Slot:
@@ -197,6 +202,30 @@ class Server:
                 os._exit(0)
         self.walkers.append(pid)
 
+    def op_listen(self, request: dict[str, Any], fds: list[int]) -> None:
+        """Let visitors in from now on."""
+        self.door = door.Door(self.poll, fds, request["name"], self._invite)
+
+    def op_visited(self, request: dict[str, Any]) -> bool:
+        """Whether somebody visited the present life."""
+        return self.sandboxes[request["id"]].visited
+
+    def _invite(self, number: int) -> tuple[Any, tuple[int, ...]]:
+        """What a visitor needs: facts, a channel to PID 1, its pidfd. Never waits for PID 1."""
+        box = self.sandboxes.get(number)
+        if box is None or box.life is None:
+            raise StepError(3, "visit")  # ESRCH
+        near, far = protocol.channel()
+        try:
+            protocol.send(box.life.setup, b"v", (far.fileno(),), _socket.MSG_DONTWAIT)
+        except OSError:
+            near.close()
+            raise
+        finally:
+            far.close()
+        box.visited = True
+        return box.facts, (near.detach(), box.life.pidfd)
+
     def _reap(self) -> None:
         """Collect diff processes that are done; the client has their output long since."""
         self.walkers = [pid for pid in self.walkers if os.waitpid(pid, os.WNOHANG)[0] == 0]
@@ -286,7 +315,7 @@ class Server:
     def _end(self, box: Sandbox, *, keep: bool = False) -> None:
         if box.life is None:
             return
-        life, box.life = box.life, None
+        life, box.life, box.visited = box.life, None, False
         try:
             self._bury(life)
         except StepError:
@@ -341,13 +370,16 @@ class Server:
     # ------------------------------------------------------------------ the loop
 
     def serve(self) -> None:
-        poll = select.poll()
-        poll.register(self.sock.fileno(), select.POLLIN)
-        poll.register(self.owner, select.POLLIN)
+        for fd in (self.sock.fileno(), self.owner):
+            self.poll.register(fd, select.POLLIN)
         while True:
-            for fd, _ in poll.poll():
+            for fd, _ in self.poll.poll():
                 if fd == self.owner:
                     return
+                if fd != self.sock.fileno():
+                    if self.door is not None:
+                        self.door.ready(fd)
+                    continue
                 request, fds = protocol.receive_json(self.sock)
                 if request is None:
                     return
@@ -357,7 +389,7 @@ class Server:
         op = request["op"]
         try:
             call = getattr(self, f"op_{op}")
-            answer = {"ok": call(request, fds) if op == "diff" else call(request)}
+            answer = {"ok": call(request, fds) if op in ("diff", "listen") else call(request)}
         except OSError as error:
             step = getattr(error, "step", "") or op
             answer = {"error": [step, error.errno or 0, str(error.filename or "")]}
@@ -369,6 +401,8 @@ class Server:
 
     def close(self) -> None:
         """Kill all first, then wait for all: they die side by side."""
+        if self.door is not None:
+            self.door.close()
         for box in self.sandboxes.values():
             if box.life is not None:
                 signal.pidfd_send_signal(box.life.pidfd, signal.SIGKILL)
