@@ -10,6 +10,7 @@ import pytest
 
 from pytest_airlock.conformance.machine import Machine
 from pytest_airlock.orchestrator.providers import ProviderRegistry
+from pytest_airlock.providers.attaching import Attaches
 from pytest_airlock.providers.base import (
     Adopts,
     Diffs,
@@ -91,4 +92,6 @@ def _optional(protocol: type) -> Any:
     return fixture
 
 
-snapshots, resets, diffs, networks, adopts = map(_optional, (Snapshots, Resets, Diffs, Networks, Adopts))
+snapshots, resets, diffs, networks, adopts, attaches = map(
+    _optional, (Snapshots, Resets, Diffs, Networks, Adopts, Attaches)
+)

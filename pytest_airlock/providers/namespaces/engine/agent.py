@@ -20,8 +20,8 @@ from .visitors import Visitors
 
 __all__ = ["serve"]
 
-# Python ignores these two; a command must find them as the kernel has them.
-_DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
+# Python ignores the first two, the fork server the third (Ctrl-C is for pytest); a command must find them as the kernel has them.
+_DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT)
 # Seconds to kill a command's processes one by one, and then to wait for the death of all.
 _ONE_BY_ONE, _ALL = 1.0, 10.0
 # Dead collected at most before orders are heard again, and after a time-out: all that a sandbox can have.
