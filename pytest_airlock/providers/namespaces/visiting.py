@@ -209,7 +209,8 @@ def enter(handle: Handle) -> NamespaceVisit:
 def _knock(handle: Handle, path: str) -> tuple[Any, list[int]]:
     directory, name = os.path.split(path)
     with contextlib.closing(_socket_of_packets()) as sock:
-        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, protocol.timeval(PATIENCE))
+        for option in (_socket.SO_RCVTIMEO, _socket.SO_SNDTIMEO):  # connect(2) waits for a free place, too
+            sock.setsockopt(_socket.SOL_SOCKET, option, protocol.timeval(PATIENCE))
         try:
             fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
