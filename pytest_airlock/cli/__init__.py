@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     from pytest_airlock.cli import ending, looking, visiting
 
-    parser = argparse.ArgumentParser(prog="airlock", description="Look at, enter and remove the sandboxes of pytest-airlock.")
+    parser = argparse.ArgumentParser(
+        prog="airlock", description="Look at, enter and remove the sandboxes of pytest-airlock."
+    )
     parser.add_argument(
         "--state-dir",
         type=Path,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["add_verbs"]
 
 _FAILED, _NOT_EXECUTABLE, _NOT_FOUND = 125, 126, 127
-_SHELLS = (("bash",), ("sh",))
+_SHELLS: list[tuple[str, ...]] = [("bash",), ("sh",)]
 _TERMINAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]{0,62}")
 #: Milliseconds for what a terminal still shows when its command has ended.
 _REST = 1000
@@ -67,7 +67,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _shell(arguments: argparse.Namespace) -> int:
     argv = _words(arguments)
-    choice = [argv] if argv else list(_SHELLS)
+    choice = [argv] if argv else _SHELLS
     if not os.isatty(0) or not os.isatty(1):  # a script on stdin, say: it is no conversation
         return _visit(arguments, lambda visit: _stream(visit, choice, arguments))
     return _visit(arguments, lambda visit: _converse(visit, choice, arguments))
@@ -104,7 +104,9 @@ def _status(end: Exit) -> int:
     return end.returncode if end.returncode >= 0 else 128 - end.returncode
 
 
-def _started(start: Any, choice: list[tuple[str, ...]], environ: Mapping[str, str], arguments: Any, **words: Any) -> Any:
+def _started(
+    start: Any, choice: list[tuple[str, ...]], environ: Mapping[str, str], arguments: Any, **words: Any
+) -> Any:
     """The first command of `choice` that is there."""
     from pytest_airlock.providers.base import Command
 

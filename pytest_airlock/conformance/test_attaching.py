@@ -138,7 +138,9 @@ def test_c30_a_terminal_is_the_controlling_one_and_has_the_size(
 
 def test_c30_control_c_interrupts_what_runs_on_it(box: Machine, enter: Callable[[Machine], Visit]) -> None:
     visit = enter(box)
-    terminal = visit.terminal(command(visit, "stty -echo; trap 'echo caught; exit 3' INT; echo here; sleep 1000"), (24, 80))
+    terminal = visit.terminal(
+        command(visit, "stty -echo; trap 'echo caught; exit 3' INT; echo here; sleep 1000"), (24, 80)
+    )
     assert line(terminal) == b"here\r\n"
     terminal.stdin.write(b"\x03")
     assert line(terminal).endswith(b"caught\r\n")

@@ -64,7 +64,9 @@ class Setup:
         prepared = partial(
             plan,
             profiles=ProfileRegistry() if self.profiles is None else self.profiles,
-            mount_rules=HostMountRules(private=[self._state_dir(), run_time_dir()]) if self.mount_rules is None else self.mount_rules,
+            mount_rules=HostMountRules(private=[self._state_dir(), run_time_dir()])
+            if self.mount_rules is None
+            else self.mount_rules,
             detector=RuntimeDetector() if self.detector is None else self.detector,
             project_root=self.project_root,
             inipath=self.inipath,

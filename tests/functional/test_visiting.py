@@ -43,7 +43,9 @@ def run(project: pytest.Pytester) -> Iterator[subprocess.Popen[bytes]]:
     project.makepyfile(test_holds=HOLDS)
     for name in ("ready", "go"):
         os.mkfifo(project.path / name)
-    with subprocess.Popen([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=project.path) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=project.path
+    ) as process:
         (project.path / "ready").read_bytes()
         yield process
         process.kill()
@@ -120,7 +122,9 @@ def test_control_c_is_the_commands() -> None:
 
 @pytest.mark.usefixtures("run")
 def test_what_a_killed_visitor_had_started_is_dead() -> None:
-    with subprocess.Popen([*AIRLOCK, "run", "held", "--", "sh", "-c", "echo $$; sleep 1000"], stdout=subprocess.PIPE) as it:
+    with subprocess.Popen(
+        [*AIRLOCK, "run", "held", "--", "sh", "-c", "echo $$; sleep 1000"], stdout=subprocess.PIPE
+    ) as it:
         assert it.stdout is not None
         pid = it.stdout.readline().decode().strip()
         it.kill()
@@ -204,7 +208,9 @@ def test_a_shell_is_a_conversation_on_a_terminal(window: Callable[..., Window]) 
     assert termios.tcgetattr(shell.slave) == shell.before
 
 
-def test_the_terminal_is_as_before_when_the_run_ends_first(window: Callable[..., Window], end: Callable[[], int]) -> None:
+def test_the_terminal_is_as_before_when_the_run_ends_first(
+    window: Callable[..., Window], end: Callable[[], int]
+) -> None:
     shell = window("held", "--", "sh", "-c", "echo here; sleep 1000")
     until(shell.fd, b"here")
     assert termios.tcgetattr(shell.slave) != shell.before

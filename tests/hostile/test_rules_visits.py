@@ -141,7 +141,9 @@ if answer["connect"] == "ok":
     assert told == {"connect": "ok", "told": f'\0{{"refused":"{refused}"}}'}
 
 
-def test_rule13_the_directory_of_doors_can_be_mounted_by_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_rule13_the_directory_of_doors_can_be_mounted_by_nobody(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.setenv("AIRLOCK_STATE_DIR", str(tmp_path / "state"))
     place = run_time_dir()

@@ -161,9 +161,7 @@ class NamespaceVisit:
         ends = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
         (source, stdin), (stdout, sink), (changes, sizes) = ends
         os.set_blocking(sizes, False)
-        mine = [
-            os.fdopen(fd, mode, buffering=0) for fd, mode in ((stdin, "wb"), (stdout, "rb"), (sizes, "wb"))
-        ]
+        mine = [os.fdopen(fd, mode, buffering=0) for fd, mode in ((stdin, "wb"), (stdout, "rb"), (sizes, "wb"))]
         try:
             channel = self._life.ask(request, (source, sink, changes))
             process = GuestTerminal(self._life, channel, (mine[0], mine[1], None), mine[2])

@@ -12,7 +12,7 @@ import select
 import struct
 from typing import TYPE_CHECKING
 
-from . import protocol, terminal
+from . import protocol
 from .protocol import Request
 
 if TYPE_CHECKING:
