@@ -19,6 +19,7 @@ from pytest_airlock.providers.base import (
     Provider,
     ProviderSpec,
     Resets,
+    Retires,
     Snapshots,
 )
 
@@ -92,6 +93,6 @@ def _optional(protocol: type) -> Any:
     return fixture
 
 
-snapshots, resets, diffs, networks, adopts, attaches = map(
-    _optional, (Snapshots, Resets, Diffs, Networks, Adopts, Attaches)
+snapshots, resets, retires, diffs, networks, adopts, attaches = map(
+    _optional, (Snapshots, Resets, Retires, Diffs, Networks, Adopts, Attaches)
 )

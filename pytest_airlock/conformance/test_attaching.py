@@ -1,4 +1,4 @@
-"""Contract 28-31: visits from outside the process that owns the sandbox."""
+"""Contract 29-32: visits from outside the process that owns the sandbox."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def command(visit: Visit, script: str, **words: Any) -> Command:
     return Command(("sh", "-c", script), tuple(visit.environ.items()), **words)
 
 
-def test_c28_a_visitor_runs_commands_beside_the_owner(box: Machine, enter: Callable[[Machine], Visit]) -> None:
+def test_c29_a_visitor_runs_commands_beside_the_owner(box: Machine, enter: Callable[[Machine], Visit]) -> None:
     box.write("/tmp/theirs", b"1")
     visit = enter(box)
     process = visit.spawn(command(visit, "cat /tmp/theirs; id -u; echo 2 > /tmp/mine; exit 7"))
@@ -44,20 +44,20 @@ def test_c28_a_visitor_runs_commands_beside_the_owner(box: Machine, enter: Calla
     process.close()
 
 
-def test_c28_the_environment_is_that_of_the_sandbox(
+def test_c29_the_environment_is_that_of_the_sandbox(
     attaches: Any, make: Callable[..., Machine], enter: Callable[[Machine], Visit]
 ) -> None:
     box = make(env=(("OWN", "1 2"),))
     assert enter(box).environ == {**attaches.environ(box.handle), "OWN": "1 2"}
 
 
-def test_c28_errors_are_those_of_spawn(box: Machine, enter: Callable[[Machine], Visit]) -> None:
+def test_c29_errors_are_those_of_spawn(box: Machine, enter: Callable[[Machine], Visit]) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         enter(box).spawn(Command(("conformance-no-such-program",)))
     assert caught.value.filename == "conformance-no-such-program"
 
 
-def test_c28_what_does_not_run_cannot_be_entered(
+def test_c29_what_does_not_run_cannot_be_entered(
     attaches: Any, names: Iterator[str], box: Machine, enter: Callable[[Machine], Visit]
 ) -> None:
     never = attaches.create(ProviderSpec(next(names)))
@@ -71,7 +71,7 @@ def test_c28_what_does_not_run_cannot_be_entered(
         enter(box)
 
 
-def test_c29_what_a_visit_started_ends_with_it_and_nothing_else(
+def test_c30_what_a_visit_started_ends_with_it_and_nothing_else(
     box: Machine, enter: Callable[[Machine], Visit]
 ) -> None:
     with box.process("sh", "-c", "echo here; read x; echo $x", stdin="pipe") as own:
@@ -88,7 +88,7 @@ def test_c29_what_a_visit_started_ends_with_it_and_nothing_else(
 
 
 @pytest.mark.parametrize("how", ["stop", "delete", "reset"])
-def test_c29_the_owner_may_end_it_at_any_time(
+def test_c30_the_owner_may_end_it_at_any_time(
     box: Machine, enter: Callable[[Machine], Visit], request: pytest.FixtureRequest, how: str
 ) -> None:
     visit = enter(box)
@@ -110,7 +110,7 @@ def test_c29_the_owner_may_end_it_at_any_time(
     process.close()
 
 
-def test_c29_two_visitors_are_nothing_to_each_other(box: Machine, enter: Callable[[Machine], Visit]) -> None:
+def test_c30_two_visitors_are_nothing_to_each_other(box: Machine, enter: Callable[[Machine], Visit]) -> None:
     one, other = enter(box), enter(box)
     process = one.spawn(command(one, "echo here; read x", stdin="pipe"))
     line(process)
@@ -122,7 +122,7 @@ def test_c29_two_visitors_are_nothing_to_each_other(box: Machine, enter: Callabl
     process.close()
 
 
-def test_c30_a_terminal_is_the_controlling_one_and_has_the_size(
+def test_c31_a_terminal_is_the_controlling_one_and_has_the_size(
     box: Machine, enter: Callable[[Machine], Visit]
 ) -> None:
     visit = enter(box)
@@ -136,7 +136,7 @@ def test_c30_a_terminal_is_the_controlling_one_and_has_the_size(
     terminal.close()
 
 
-def test_c30_control_c_interrupts_what_runs_on_it(box: Machine, enter: Callable[[Machine], Visit]) -> None:
+def test_c31_control_c_interrupts_what_runs_on_it(box: Machine, enter: Callable[[Machine], Visit]) -> None:
     visit = enter(box)
     terminal = visit.terminal(
         command(visit, "stty -echo; trap 'echo caught; exit 3' INT; echo here; sleep 1000"), (24, 80)
@@ -148,7 +148,7 @@ def test_c30_control_c_interrupts_what_runs_on_it(box: Machine, enter: Callable[
     terminal.close()
 
 
-def test_c30_whoever_lets_go_of_a_terminal_hangs_it_up(box: Machine, enter: Callable[[Machine], Visit]) -> None:
+def test_c31_whoever_lets_go_of_a_terminal_hangs_it_up(box: Machine, enter: Callable[[Machine], Visit]) -> None:
     visit = enter(box)
     terminal = visit.terminal(command(visit, "trap 'echo hung up > /tmp/sign; exit' HUP; echo here; read x"), (24, 80))
     line(terminal)
@@ -158,7 +158,7 @@ def test_c30_whoever_lets_go_of_a_terminal_hangs_it_up(box: Machine, enter: Call
     terminal.close()
 
 
-def test_c31_a_visited_sandbox_is_not_pristine(
+def test_c32_a_visited_sandbox_is_not_pristine(
     attaches: Any, make: Callable[..., Machine], enter: Callable[[Machine], Visit]
 ) -> None:
     box, other = make(), make()
@@ -170,7 +170,7 @@ def test_c31_a_visited_sandbox_is_not_pristine(
     assert not attaches.visited(box.handle)
 
 
-def test_c31_a_snapshot_has_what_a_visitor_wrote(
+def test_c32_a_snapshot_has_what_a_visitor_wrote(
     attaches: Any, box: Machine, snapshots: Any, enter: Callable[[Machine], Visit]
 ) -> None:
     visit = enter(box)

@@ -1,4 +1,4 @@
-"""Optional protocol `Attaches`: entering a live sandbox from another process of the same user. Contract 28-31 of base.py."""
+"""Optional protocol `Attaches`: entering a live sandbox from another process of the same user. Contract 29-32 of base.py."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Visit(Protocol):
 
 @runtime_checkable
 class Attaches(Protocol):
-    """Optional: contract 28-31."""
+    """Optional: contract 29-32."""
 
     def attach(self, handle: Handle) -> Visit: ...
     def visited(self, handle: Handle) -> bool: ...

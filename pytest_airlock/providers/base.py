@@ -50,12 +50,14 @@ Optional protocols, looked up with isinstance:
 26. `Networks.attempts(handle)` is every try since start or reset, in order.
 27. `Adopts.adopt(handle, donor, snapshot)` gives a sandbox that was created from an equal spec (but for the name) and never
     started the files of the donor's snapshot, as a snapshot of its own, whose id it returns: it outlives the donor.
-28. `Attaches.attach(handle)` (attaching.py) is a visit to a running sandbox by any process of the same user: its `spawn` and
+28. `Retires.retire(handle)` has all that runs inside begin to die and does not wait for it. Until the next `reset`, which
+    proves the death, nothing but `reset`, `delete`, `is_running` and `close` is called.
+29. `Attaches.attach(handle)` (attaching.py) is a visit to a running sandbox by any process of the same user: its `spawn` and
     `terminal` run commands with the sandbox's limits and users. SandboxDied if it does not run, or its owner is dead.
-29. The owner's world does not depend on a visit: what a visit started ends with it, and nothing else does. If the sandbox
+30. The owner's world does not depend on a visit: what a visit started ends with it, and nothing else does. If the sandbox
     is stopped, reset or deleted meanwhile, what the visit started is dead and its calls raise SandboxDied.
-30. `Visit.terminal(command, size)` runs it on a terminal made inside, which is its controlling one and has that size.
-31. `Attaches.visited(handle)` tells whether anybody attached since start or reset: then it is not pristine.
+31. `Visit.terminal(command, size)` runs it on a terminal made inside, which is its controlling one and has that size.
+32. `Attaches.visited(handle)` tells whether anybody attached since start or reset: then it is not pristine.
 """
 
 from __future__ import annotations
@@ -87,6 +89,7 @@ __all__ = [
     "ResetProof",
     "Resets",
     "ResolvedMount",
+    "Retires",
     "Snapshots",
     "TreeEntry",
 ]
@@ -396,6 +399,13 @@ class Resets(Protocol):
     """Optional: contract 23."""
 
     def reset(self, handle: Handle, snapshot: str) -> ResetProof: ...
+
+
+@runtime_checkable
+class Retires(Protocol):
+    """Contract 28."""
+
+    def retire(self, handle: Handle) -> None: ...
 
 
 @runtime_checkable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import hashlib
+import itertools
 import json
 import os
 import secrets
@@ -60,12 +61,13 @@ class NamespacesProvider:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._engine: Engine | None = None
-        self._door: Door | None = None
+        self._door = Door()
         self._features: Features | None = None
         self._boxes: dict[str, Box] = {}
         self._bases: dict[str, int] = {}
         self._host = images.HostView.current()
         self._memory = images.Memory()
+        self._numbers = itertools.count(1)
 
     # ------------------------------------------------------------------ what works here
 
@@ -107,11 +109,9 @@ class NamespacesProvider:
         if self._engine is None or not self._engine.usable:
             if self._engine is not None:
                 self._engine.close()
-            if self._door is not None:
-                self._door.close()
             try:
                 self._engine = Engine()
-                self._door = Door(self._engine)
+                self._door.open(self._engine)
             except StepFailed as error:
                 raise self._explained(error) from None
             # Whatever the server before had is gone with it.
@@ -130,6 +130,8 @@ class NamespacesProvider:
         try:
             return self._engine.call(op, fds, **request)
         except StepFailed as error:
+            if error.step == "pristine":
+                raise ResetFailed(str(request["id"]), "its new file system is not empty") from None
             raise self._explained(error) from None
 
     # ------------------------------------------------------------------ life
@@ -152,13 +154,18 @@ class NamespacesProvider:
         limits = sandbox_limits(spec, found, uid=USERS[spec.user])
         host = self._host if images.is_host_image(spec.image) else None
         environ = {**images.base_environ(spec.user, host), **dict(spec.env)}
-        box = Box(0, spec, environ=environ, ids=engine.found["ids"], base=base, planned=self._memory.version)
-        box.number = self._call("create", base=base, spec=limits, facts=facts(box))[0]
-        self._boxes[spec.name] = box
-        data = {"engine": engine.found["pid"], "boot": engine.found["born"], "number": box.number}
-        if self._door is not None:
-            data |= {"door": self._door.path, "shut": self._door.shut}
-        return Handle(self.name, spec.name, data, features.enforced(spec, found))
+        self._boxes[spec.name] = Box(
+            next(self._numbers),
+            spec,
+            limits=limits,
+            environ=environ,
+            ids=engine.found["ids"],
+            base=base,
+            planned=self._memory.version,
+        )
+        number = self._boxes[spec.name].number
+        data = {"engine": engine.found["pid"], "boot": engine.found["born"], "number": number}
+        return Handle(self.name, spec.name, data | self._door.address(), features.enforced(spec, found))
 
     def _base(self, spec: ProviderSpec) -> int:
         """The base image of a spec as the host is now, built if there is none like it yet.
@@ -182,7 +189,6 @@ class NamespacesProvider:
         box.planned = self._memory.version
         if box.base == old:
             return
-        self._call("rebase", id=box.number, base=box.base)
         if all(other.base != old for other in self._boxes.values()):
             self._bases = {key: base for key, base in self._bases.items() if base != old}
             self._call("forget", base=old)
@@ -192,12 +198,12 @@ class NamespacesProvider:
         if box.running:
             return
         box.end()
-        self._live(handle, box, "start")
+        self._live(handle, box, "start", facts=facts(box))
 
     def _live(self, handle: Handle, box: Box, op: str, **request: Any) -> None:
         """Have the fork server begin a new life, and wait until it is ready."""
-        box.visits = self._visits()
-        _, (control, pidfd) = self._call(op, id=box.number, **request)
+        box.visits = self._door.visits()
+        _, (control, pidfd) = self._call(op, **box.words(), **request)
         life = Life(handle.name, _socket.socket(fileno=control), pidfd, lambda: self._call("oom", id=box.number)[0])
         try:
             self._ready(life)
@@ -256,8 +262,7 @@ class NamespacesProvider:
             engine, self._engine, self._features = self._engine, None, None
             if engine is not None:
                 engine.close()
-            if self._door is not None:
-                self._door.close()
+            self._door.close()
 
     def _box(self, handle: Handle) -> Box:
         if self._engine is not None and self._engine.pid != os.getpid():
@@ -282,10 +287,7 @@ class NamespacesProvider:
 
     def visited(self, handle: Handle) -> bool:
         box = self._box(handle)
-        return box.visits != self._visits() and bool(self._call("visited", id=box.number)[0])
-
-    def _visits(self) -> int:
-        return 0 if self._door is None else self._door.visits()
+        return box.visits != self._door.visits() and bool(self._call("visited", id=box.number)[0])
 
     # ------------------------------------------------------------------ files
 
@@ -344,7 +346,7 @@ class NamespacesProvider:
         layers = box.kept(snapshot)
         if box.running:
             raise ProviderError(self.name, "restore", f"{handle.name!r} is running", hint="stop it first")
-        self._call("layers", id=box.number, layers=layers)
+        self._call("layers", **box.words(), layers=layers)
         box.layers = layers
         self._drop_unused(box)
 
@@ -358,8 +360,13 @@ class NamespacesProvider:
         """Contract 27: the donor's layers are cloned mounts, so this takes no time and no space."""
         box, other = self._box(handle), self._box(donor)
         layers = other.kept(snapshot)
-        box.layers = tuple(self._call("adopt", id=box.number, layers=layers)[0])
+        box.layers = tuple(self._call("adopt", **box.words(), layers=layers)[0])
         return box.keep()
+
+    def retire(self, handle: Handle) -> None:
+        box = self._box(handle)
+        if box.life is not None:
+            box.life.begin_to_die()
 
     def reset(self, handle: Handle, snapshot: str) -> ResetProof:
         """Contract 23: kill, wait for the kernel to empty the pid name space, build anew on the snapshot's layers."""
@@ -370,8 +377,6 @@ class NamespacesProvider:
         self._rebase(box)
         box.layers = layers
         self._live(handle, box, "reset", layers=layers, needed=box.needed())
-        if not self._call("pristine", id=box.number)[0]:
-            raise ResetFailed(handle.name, "its new file system is not empty")
         return ResetProof("kernel", old, box.nonce)
 
     def _drop_unused(self, box: Box) -> None:

@@ -40,15 +40,23 @@ class Door:
     Where it cannot be opened nobody can visit, and `shut` says why: no reason not to run tests.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.path = self.shut = ""
-        self._pid = os.getpid()
-        self._counter = os.memfd_create("airlock-visits", os.MFD_CLOEXEC)
+    def __init__(self) -> None:
+        self.path, self.shut = "", "it was never opened"
+        self._pid, self._counter = os.getpid(), -1
+
+    def open(self, engine: Engine) -> None:
+        """For a new fork server: the one before is gone."""
+        self.close()
+        self._pid, self._counter = os.getpid(), os.memfd_create("airlock-visits", os.MFD_CLOEXEC)
         os.ftruncate(self._counter, _COUNT.size)
         try:
             self._open(engine, run_time_dir())
         except OSError as error:
             self.shut = str(error)
+
+    def address(self) -> dict[str, str]:
+        """Where visitors find it: part of every handle."""
+        return {"door": self.path} if self.path else {"shut": self.shut}
 
     def visits(self) -> int:
         """How many there were so far; no message to the fork server."""
@@ -56,13 +64,12 @@ class Door:
 
     def close(self) -> None:
         """After the server, which removes the socket, has ended or was killed."""
-        if self._counter < 0:
-            return
-        os.close(self._counter)
-        self._counter = -1
+        if self._counter >= 0:
+            os.close(self._counter)
         if self.path and self._pid == os.getpid():
             with contextlib.suppress(OSError):
                 os.unlink(self.path)
+        self._counter, self.path = -1, ""
 
     def _open(self, engine: Engine, place: Path) -> None:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -183,11 +190,11 @@ class NamespaceVisit:
         self._life.close()
 
     def _request(self, command: Command) -> Request:
-        return Box.words(command, self._told["user"], self._told["cwd"], self._told["ids"])
+        return Box.asked(command, self._told["user"], self._told["cwd"], self._told["ids"])
 
 
 def enter(handle: Handle) -> NamespaceVisit:
-    """Contract 28. Raises SandboxDied, PermissionError, ProviderError."""
+    """Contract 29. Raises SandboxDied, PermissionError, ProviderError."""
     path = handle.data.get("door")
     if not path:
         why = handle.data.get("shut") or "it was made by a version without attach"
