@@ -83,7 +83,8 @@ def run(options: Options, ends: Ends) -> None:
         _build_root(options, ends)
         _enter_root()
         held = _lock_down(options)
-        agent.serve(ends.control, ends.setup, ends.owner, ends.server, options.uid, held, many_users=options.many_users)
+        pidfds = ends.owner, ends.server
+        agent.serve(ends.control, ends.setup, *pidfds, uid=options.uid, held=held, many_users=options.many_users)
     except Exception as error:  # noqa: BLE001 - nobody is above us to see it: it is told to the client
         step = getattr(error, "step", "") or f"{type(error).__name__}: {error}"[:500]
         report = [step, getattr(error, "errno", None) or 0, str(getattr(error, "filename", None) or "")[:1000]]
