@@ -237,6 +237,7 @@ def test_rule13_visits_are_bounded(provider: NamespacesProvider, box: Box) -> No
                 stack.enter_context(contextlib.closing(provider.attach(box.handle)))
         assert type(caught.value).__name__ == "ProviderError"
         assert box.run("true").returncode == 0
+    assert box.run("true").returncode == 0  # by the end of which they are seen to have left
     provider.attach(box.handle).close()
 
 
