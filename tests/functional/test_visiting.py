@@ -27,8 +27,8 @@ import pytest
 def test_holds(airlock_factory):
     box = airlock_factory(name="held")
     box.path("/tmp/theirs").write_text("from the test")
-    with open("ready", "w"):
-        pass
+    with open("ready", "w") as file:
+        file.write("x")
     with open("go") as file:
         file.read()
     box.run(["true"], check=True)
@@ -43,12 +43,16 @@ def run(project: pytest.Pytester) -> Iterator[subprocess.Popen[bytes]]:
     project.makepyfile(test_holds=HOLDS)
     for name in ("ready", "go"):
         os.mkfifo(project.path / name)
+    ready = os.open(project.path / "ready", os.O_RDONLY | os.O_NONBLOCK)
     with subprocess.Popen(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=project.path
     ) as process:
-        (project.path / "ready").read_bytes()
-        yield process
-        process.kill()
+        try:
+            assert select.select([ready], [], [], PATIENCE)[0], "the test never began"
+            yield process
+        finally:
+            os.close(ready)
+            process.kill()
 
 
 @pytest.fixture
