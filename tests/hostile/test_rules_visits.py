@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from attacker import PATIENCE, Box
 
-from pytest_airlock.errors import MountForbidden, SandboxDied
+from pytest_airlock.errors import MountForbidden, ProviderError, SandboxDied
 from pytest_airlock.models import Mount
 from pytest_airlock.orchestrator.assembly import Setup
 from pytest_airlock.orchestrator.policy.mounts import HostMountRules
@@ -24,7 +25,7 @@ from pytest_airlock.providers.namespaces import NamespacesProvider
 from pytest_airlock.providers.namespaces.engine import protocol
 from pytest_airlock.providers.namespaces.engine.door import WAITING
 from pytest_airlock.providers.namespaces.engine.protocol import Request
-from pytest_airlock.providers.namespaces.visiting import NamespaceVisit
+from pytest_airlock.providers.namespaces.visiting import GuestTerminal, NamespaceVisit
 from pytest_airlock.providers.places import run_time_dir
 
 #: Asks for a sandbox: argv = directory of the socket, its name, the number. Says what came of it.
@@ -273,3 +274,43 @@ def test_rule11_no_descriptor_made_inside_comes_out_with_a_terminal(visit: Names
             channel.recvmsg(4096, 4096, socket.MSG_DONTWAIT)  # nothing is under way either
     finally:
         terminal.close()
+
+
+def test_rule13_a_time_out_of_the_owner_ends_no_terminal_of_a_visitor(visit: NamespaceVisit, box: Box) -> None:
+    """What copies for the terminal is a younger child of PID 1, as an orphan of the command would be."""
+    late = box.spawn("echo here; exec sleep 1000")
+    late.stdout.readline()
+    terminal = visit.terminal(Command(("sh", "-c", "stty -echo; echo here; read x; echo $x")), (24, 80))
+    assert until_line(terminal) == b"here\r\n"
+    late.kill_tree()
+    assert late.wait(PATIENCE).returncode == -9
+    terminal.stdin.write(b"still\r")
+    assert until_line(terminal) == b"still\r\n"
+    terminal.close()
+
+
+def until_line(terminal: GuestTerminal) -> bytes:
+    made = b""
+    while not made.endswith(b"\n"):
+        assert select.select([terminal.stdout], [], [], PATIENCE)[0], made
+        data = terminal.stdout.read(1)
+        assert data, f"hung up after {made!r}"
+        made += data
+    return made
+
+
+def test_rule13_where_no_door_can_be_opened_the_reason_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Others may look into the directory: there is no visiting then, and all else works."""
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setenv("AIRLOCK_STATE_DIR", str(tmp_path))
+    monkeypatch.setattr("pytest_airlock.providers.places._is_private", lambda path: False)
+    place = run_time_dir()
+    place.mkdir(parents=True)
+    place.chmod(0o755)
+    with contextlib.closing(NamespacesProvider()) as provider:
+        box = Box(provider, "doorless")
+        assert box.run("true").returncode == 0
+        with pytest.raises(ProviderError, match=f"others have access to this directory: '{place}'"):
+            provider.attach(box.handle)
+        box.delete()
+    assert list(place.iterdir()) == []

@@ -23,7 +23,7 @@ from pytest_airlock.providers.namespaces.engine.protocol import Request
 from pytest_airlock.providers.namespaces.process import PATIENCE, Life, NamespaceProcess, spawn
 from pytest_airlock.providers.places import run_time_dir
 
-__all__ = ["Door", "NamespaceVisit", "enter", "facts"]
+__all__ = ["Door", "GuestTerminal", "NamespaceVisit", "enter", "facts"]
 
 _PREFIX = "pytest-airlock-"
 _COUNT = struct.Struct("=Q")
