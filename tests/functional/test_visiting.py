@@ -120,8 +120,11 @@ def test_control_c_is_the_commands() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"here\n"
         process.send_signal(signal.SIGINT)
-        assert process.stdout.read() == b"caught\n"
-        assert process.wait(PATIENCE) == 9
+        try:
+            assert process.communicate(timeout=PATIENCE)[0] == b"caught\n"
+        finally:
+            process.kill()
+    assert process.returncode == 9
 
 
 @pytest.mark.usefixtures("run")

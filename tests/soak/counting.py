@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 _leaves_nothing = runpy.run_path(str(Path(__file__).parents[2] / ".ci" / "leaves_nothing.py"))
 mounts: Callable[[], set[str]] = _leaves_nothing["mounts"]
-orphans: Callable[[], list[str]] = _leaves_nothing["remaining"]
+orphans: Callable[[float], list[str]] = _leaves_nothing["remaining"]
 command_of: Callable[[int], str] = _leaves_nothing["command_of"]
 _cgroups: Callable[[], set[str]] = _leaves_nothing["cgroups"]
 
