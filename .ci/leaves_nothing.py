@@ -51,9 +51,9 @@ def reap() -> None:
             return
 
 
-def remaining() -> "list[str]":
-    """Commands of orphans still alive after the grace period, killed once they are named."""
-    deadline = time.monotonic() + GRACE
+def remaining(grace: float = GRACE) -> "list[str]":
+    """Commands of orphans still alive after the grace period (seconds), killed once they are named."""
+    deadline = time.monotonic() + grace
     reap()
     while children() and time.monotonic() < deadline:
         time.sleep(0.05)

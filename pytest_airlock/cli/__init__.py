@@ -1,8 +1,8 @@
 """The `airlock` command: what another process may do with sandboxes.
 
-looking.py (list, status) · ending.py (stop, destroy, gc) · doctor.py · common.py
+looking.py (list, status) · visiting.py (run, shell) · ending.py (stop, destroy, gc) · doctor.py · common.py
 
-A sandbox of a live run is looked at and never touched: only its owner acts on it.
+A sandbox of a live run can be looked at and entered, and is never ended: only its owner acts on it.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from pytest_airlock.cli import doctor, ending, looking
+    from pytest_airlock.cli import doctor, ending, looking, visiting
 
-    parser = argparse.ArgumentParser(prog="airlock", description="Look at and remove the sandboxes of pytest-airlock.")
+    parser = argparse.ArgumentParser(
+        prog="airlock", description="Look at, enter and remove the sandboxes of pytest-airlock."
+    )
     parser.add_argument(
         "--state-dir",
         type=Path,
@@ -43,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     looking.add_verbs(verbs)
+    visiting.add_verbs(verbs)
     ending.add_verbs(verbs)
     doctor.add_verbs(verbs)
     return parser

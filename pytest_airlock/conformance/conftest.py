@@ -10,6 +10,7 @@ import pytest
 
 from pytest_airlock.conformance.machine import Machine
 from pytest_airlock.orchestrator.providers import ProviderRegistry
+from pytest_airlock.providers.attaching import Attaches
 from pytest_airlock.providers.base import (
     Adopts,
     Diffs,
@@ -94,6 +95,6 @@ def _optional(protocol: type) -> Any:
     return fixture
 
 
-snapshots, resets, retires, diffs, networks, adopts, stores, examines = map(
-    _optional, (Snapshots, Resets, Retires, Diffs, Networks, Adopts, Stores, Examines)
+snapshots, resets, retires, diffs, networks, adopts, stores, attaches, examines = map(
+    _optional, (Snapshots, Resets, Retires, Diffs, Networks, Adopts, Stores, Attaches, Examines)
 )

@@ -1,4 +1,4 @@
-"""Contract 40: what of this host counts for the provider."""
+"""Contract 37: what of this host counts for the provider."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from pytest_airlock.providers.base import Finding, Provider
 
 
-def test_c40_what_counts_is_told_and_what_is_not_ok_has_its_reason(examines: Any) -> None:
+def test_c37_what_counts_is_told_and_what_is_not_ok_has_its_reason(examines: Any) -> None:
     found = examines.examine()
     assert [finding for finding in found if not isinstance(finding, Finding)] == []
     assert [finding for finding in found if not (finding.subject and finding.what)] == []
@@ -16,7 +16,7 @@ def test_c40_what_counts_is_told_and_what_is_not_ok_has_its_reason(examines: Any
     assert found
 
 
-def test_c40_it_answers_before_anything_was_tried_and_leaves_nothing(
+def test_c37_it_answers_before_anything_was_tried_and_leaves_nothing(
     examines: Any, new_provider: Callable[[], Provider]
 ) -> None:
     fresh: Any = new_provider()

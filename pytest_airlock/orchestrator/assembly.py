@@ -62,11 +62,12 @@ class Setup:
         from pytest_airlock.orchestrator.policy.planning import plan
         from pytest_airlock.orchestrator.policy.profiles import DEFAULT_PROFILE, ProfileRegistry
         from pytest_airlock.orchestrator.storage.layer_files import default_cache_dir
+        from pytest_airlock.providers.places import run_time_dir
 
         prepared = partial(
             plan,
             profiles=ProfileRegistry() if self.profiles is None else self.profiles,
-            mount_rules=HostMountRules(private=[self._state_dir(), default_cache_dir()])
+            mount_rules=HostMountRules(private=[self._state_dir(), default_cache_dir(), run_time_dir()])
             if self.mount_rules is None
             else self.mount_rules,
             detector=RuntimeDetector() if self.detector is None else self.detector,

@@ -33,7 +33,9 @@ from pytest_airlock.orchestrator.probing import look
 from pytest_airlock.orchestrator.provisioned import Provisioned
 from pytest_airlock.orchestrator.states import require_healthy
 from pytest_airlock.orchestrator.undo import Undo
+from pytest_airlock.orchestrator.visiting import visit
 from pytest_airlock.orchestrator.waiting import DEFAULT_WAIT, Reservations
+from pytest_airlock.providers.attaching import Attaches, Visit
 from pytest_airlock.providers.base import Change, Command, Process, ResetProof, Resets, Retires, Snapshots
 
 __all__ = ["SandboxManager"]
@@ -327,6 +329,15 @@ class SandboxManager:
         """Asks the provider."""
         live = self._holdings.require(name)
         return live.provider.is_running(live.handle)
+
+    def visited(self, name: str) -> bool:
+        """Whether somebody entered it from another process since its last reset."""
+        live = self._holdings.require(name)
+        return isinstance(live.provider, Attaches) and live.provider.visited(live.handle)
+
+    def attach(self, name: str) -> Visit:
+        """Enter a running sandbox, of whatever run of this user. Raises SandboxNotFound and what visiting.py says."""
+        return visit(self.store.load(name), self.providers, self.store)
 
     # --------------------------------------------------------------------------------------------------------------
 

@@ -73,7 +73,8 @@ class Pool:
                 if self._reset(name):
                     return name
             elif self._manager.is_running(name):
-                return name
+                if not self._manager.visited(name) or self._reset(name):
+                    return name
             else:
                 self._say(f"sandbox {name!r} died while it waited for its next test; it is destroyed and another made")
                 self._destroy(name)

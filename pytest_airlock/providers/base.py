@@ -63,7 +63,13 @@ Optional protocols, looked up with isinstance:
     and what was removed are as they were.
 32. `import_snapshot` raises ProviderError for a file that is cut off or none; then the sandbox starts as if nothing was. Whatever
     the file says, it has no more power than what runs inside: it may come from an enemy.
-40. `Examines.examine()` tells what of this host counts for the provider, in the order in which it is to be read. It answers
+33. `Attaches.attach(handle)` (attaching.py) is a visit to a running sandbox by any process of the same user: its `spawn` and
+    `terminal` run commands with the sandbox's limits and users. SandboxDied if it does not run, or its owner is dead.
+34. The owner's world does not depend on a visit: what a visit started ends with it, and nothing else does. If the sandbox
+    is stopped, reset or deleted meanwhile, what the visit started is dead and its calls raise SandboxDied.
+35. `Visit.terminal(command, size)` runs it on a terminal made inside, which is its controlling one and has that size.
+36. `Attaches.visited(handle)` tells whether anybody attached since start or reset: then it is not pristine.
+37. `Examines.examine()` tells what of this host counts for the provider, in the order in which it is to be read. It answers
     also where `probe` raises, raises nothing for what is missing, and leaves nothing behind. Of a Finding that is not ok,
     `why` says the cause and `fix` what to do, or that nothing can be done.
 """

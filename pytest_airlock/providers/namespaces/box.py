@@ -45,6 +45,7 @@ class Box:
         self.layers: tuple[int, ...] = ()
         self.snapshots: dict[str, tuple[int, ...]] = {}
         self.untouched = True
+        self.visits = 0
         self.nonce = ""
 
     def words(self) -> dict[str, Any]:
@@ -92,23 +93,28 @@ class Box:
 
     def request(self, command: Command) -> Request:
         """The command in the agent's words."""
-        uid = self._uid(command.user)
+        return self.asked(command, self.spec.user, self.cwd, self.one_id)
+
+    @staticmethod
+    def asked(command: Command, own: str, cwd: str, one_id: Absence | None) -> Request:
+        """The same for a sandbox whose user is `own`. Raises InvalidSpec, UnsupportedFeature, ValueError."""
+        uid = _uid(command.user or own, own, one_id)
         return Request(
             protocol.EXEC,
             uid=uid,
             gid=uid,
             argv=tuple(map(_word, command.argv)),
             env=tuple(_word(f"{name}={value}") for name, value in command.env),
-            cwd=_word(command.cwd or self.cwd),
+            cwd=_word(command.cwd or cwd),
         )
 
-    def _uid(self, user: str | None) -> int:
-        name = user or self.spec.user
-        if name not in USERS:
-            raise InvalidSpec("user", name, f"the users of a sandbox are {', '.join(USERS)}")
-        if name != self.spec.user and self.one_id is not None:
-            raise UnsupportedFeature("many_users", "namespaces", self.one_id.why, hint=self.one_id.fix)
-        return USERS[name]
+
+def _uid(name: str, own: str, one_id: Absence | None) -> int:
+    if name not in USERS:
+        raise InvalidSpec("user", name, f"the users of a sandbox are {', '.join(USERS)}")
+    if name != own and one_id is not None:
+        raise UnsupportedFeature("many_users", "namespaces", one_id.why, hint=one_id.fix)
+    return USERS[name]
 
 
 def _word(text: str) -> bytes:

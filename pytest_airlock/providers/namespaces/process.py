@@ -31,13 +31,16 @@ _lives: weakref.WeakSet[Life] = weakref.WeakSet()
 class Life:
     """The client's end of one incarnation of a sandbox: its control socket and the pidfd of its PID 1."""
 
+    #: What an end that was not asked for means.
+    lost = "its first process is gone"
+
     def __init__(self, name: str, control: _socket.socket, pidfd: int, oom_kills: Callable[[], int]) -> None:
         self.name, self.control, self.pidfd, self.oom_kills = name, control, pidfd, oom_kills
         _lives.add(self)
 
     def gone(self) -> SandboxDied:
         """The error for a sandbox whose first process has ended."""
-        why = "its first process is gone"
+        why = self.lost
         with contextlib.suppress(ProviderError):  # the fork server, too
             if kills := self.oom_kills():
                 why += f", and the kernel has killed for its memory limit ({kills} processes)"
@@ -200,7 +203,9 @@ class NamespaceProcess:
 _HOW = {"null": protocol.NULL, "pipe": protocol.PIPE, "stdout": protocol.MERGE}
 
 
-def spawn(life: Life, command: Command, request: Request) -> NamespaceProcess:
+def spawn(
+    life: Life, command: Command, request: Request, kind: type[NamespaceProcess] = NamespaceProcess
+) -> NamespaceProcess:
     """Start a command on fresh pipes; no descriptor of the host crosses: "null" is the sandbox's own device."""
     ours: list[IO[bytes] | None] = []
     theirs: list[int] = []
@@ -218,7 +223,7 @@ def spawn(life: Life, command: Command, request: Request) -> NamespaceProcess:
             theirs.append(other)
             ours.append(os.fdopen(mine, "wb" if number == 0 else "rb", buffering=0))
         channel = life.ask(request._replace(stdio=stdio), theirs)
-        process = NamespaceProcess(life, channel, ours)
+        process = kind(life, channel, ours)
         try:
             process.started(command)
         except BaseException:

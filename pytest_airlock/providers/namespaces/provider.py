@@ -50,6 +50,7 @@ from pytest_airlock.providers.namespaces.files_client import FileClient
 from pytest_airlock.providers.namespaces.layer_client import export_layers, import_layers
 from pytest_airlock.providers.namespaces.limits import sandbox_limits
 from pytest_airlock.providers.namespaces.process import PATIENCE, Life, NamespaceProcess, spawn
+from pytest_airlock.providers.namespaces.visiting import Door, NamespaceVisit, enter, facts
 from pytest_airlock.providers.namespaces.worker import Worker
 
 __all__ = ["NamespacesProvider"]
@@ -65,6 +66,7 @@ class NamespacesProvider:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._engine: Engine | None = None
+        self._door = Door()
         self._features: Features | None = None
         self._boxes: dict[str, Box] = {}
         self._bases: dict[str, int] = {}
@@ -129,6 +131,7 @@ class NamespacesProvider:
                 self._engine.close()
             try:
                 self._engine = Engine()
+                self._door.open(self._engine)
             except StepFailed as error:
                 raise self._explained(error) from None
             # Whatever the server before had is gone with it.
@@ -139,7 +142,7 @@ class NamespacesProvider:
         return self._engine
 
     def examine(self) -> Sequence[Finding]:
-        """Contract 40. What the fork server found is known only where one starts."""
+        """Contract 37. What the fork server found is known only where one starts."""
         try:
             report = self._start_engine().found
         except AirlockError:
@@ -189,8 +192,9 @@ class NamespacesProvider:
             base=base,
             planned=self._memory.version,
         )
-        data = {"engine": engine.found["pid"], "boot": engine.found["born"]}
-        return Handle(self.name, spec.name, data, features.enforced(spec, found))
+        number = self._boxes[spec.name].number
+        data = {"engine": engine.found["pid"], "boot": engine.found["born"], "number": number}
+        return Handle(self.name, spec.name, data | self._door.address(), features.enforced(spec, found))
 
     def _base(self, spec: ProviderSpec) -> int:
         """The base image of a spec as the host is now, built if there is none like it yet.
@@ -233,10 +237,11 @@ class NamespacesProvider:
         if box.running:
             return
         box.end()
-        self._live(handle, box, "start")
+        self._live(handle, box, "start", facts=facts(box))
 
     def _live(self, handle: Handle, box: Box, op: str, **request: Any) -> None:
         """Have the fork server begin a new life, and wait until it is ready."""
+        box.visits = self._door.visits()
         _, (control, pidfd) = self._call(op, **box.words(), **request)
         life = Life(handle.name, _socket.socket(fileno=control), pidfd, self._oom_counter(box))
         try:
@@ -300,6 +305,7 @@ class NamespacesProvider:
             engine, self._engine, self._features = self._engine, None, None
             if engine is not None:
                 engine.close()
+            self._door.close()
 
     def _box(self, handle: Handle) -> Box:
         if self._engine is not None and self._engine.pid != os.getpid():
@@ -318,6 +324,13 @@ class NamespacesProvider:
     def spawn(self, handle: Handle, command: Command) -> NamespaceProcess:
         box = self._box(handle)
         return spawn(box.living(), command, box.request(command))
+
+    def attach(self, handle: Handle) -> NamespaceVisit:
+        return enter(handle)
+
+    def visited(self, handle: Handle) -> bool:
+        box = self._box(handle)
+        return box.visits != self._door.visits() and bool(self._call("visited", id=box.number)[0])
 
     # ------------------------------------------------------------------ files
 
@@ -358,7 +371,7 @@ class NamespacesProvider:
 
     def snapshot(self, handle: Handle, *, stop: bool = False) -> str:
         box = self._box(handle)
-        if box.life is not None and not box.untouched:
+        if box.life is not None and not (box.untouched and not self.visited(handle)):
             if not stop:
                 self._refuse_busy(handle.name, box.life)
             self._freeze(box)

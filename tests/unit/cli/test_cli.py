@@ -267,3 +267,35 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
             cli.main(argv)
         assert caught.value.code == 2
     assert "usage: airlock" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [("run", "box", "--", "true"), ("shell", "box")])
+@pytest.mark.parametrize(
+    ("fields", "owner", "text"),
+    [
+        ({}, "alive", "provider 'fake' cannot provide 'attach' on this host"),
+        ({}, "dead", "its run (process {pid}) has ended\n  hint: `airlock gc` removes what it left"),
+        ({"state": State.STOPPED}, "alive", "sandbox 'box' cannot be entered: it is stopped, not running"),
+        ({"state": State.CREATING}, "alive", "sandbox 'box' cannot be entered: it is creating, not running"),
+        (
+            {"kept": True, "export": {"path": "/kept/box", "files": 1, "bytes": 1, "changes": 1}},
+            "dead",
+            "it was kept as files, and no process of it runs\n  hint: look at them in /kept/box",
+        ),
+    ],
+    ids=["cannot", "dead", "stopped", "creating", "kept as files"],
+)
+@pytest.mark.usefixtures("provider")
+def test_what_cannot_be_entered_says_why(store, capsys, request, verb, fields, owner, text) -> None:
+    whose = request.getfixturevalue(owner)
+    store.save(record("box", whose, **fields))
+    assert run(*verb) == 125
+    assert text.format(pid=whose.pid) in capsys.readouterr().err
+
+
+def test_a_command_that_is_not_there_is_usage(capsys) -> None:
+    assert run("run", "box") == 2
+    assert "there is no command" in capsys.readouterr().err
+    for wrong in ("=x", "NAME"):
+        with pytest.raises(SystemExit, match="2"):
+            run("run", "--env", wrong, "box", "true")

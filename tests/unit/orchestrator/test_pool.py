@@ -163,3 +163,45 @@ def test_idle_sandboxes_make_room_for_one_that_needs_it(pool: Pool, provider: Fa
     pool.manager.create(make_plan("two", spec={"cpu": 2}))
     assert provider.names() == ["two"]
     assert not pool.make_room()
+
+
+class Visited(FakeProvider):
+    """Somebody enters sandboxes from another process."""
+
+    def __init__(self, **words) -> None:
+        super().__init__(**words)
+        self.seen: set[str] = set()
+
+    def attach(self, handle):
+        raise NotImplementedError
+
+    def visited(self, handle) -> bool:
+        return handle.name in self.seen
+
+    def reset(self, handle, snapshot):
+        self.seen.discard(handle.name)
+        return super().reset(handle, snapshot)
+
+
+def test_what_was_visited_while_it_waited_is_reset_once_more(tmp_path: Path) -> None:
+    provider = Visited(without=["Retires"])
+    pool = Pool(make_manager(tmp_path / "state", provider))
+    pool.manager = pool._manager
+    use(pool, "one")
+    provider.seen.add("one")
+    provider.files("one").write("/etc/dirt", b"x")
+    assert pool.take("key") == "one"
+    with pytest.raises(FileNotFoundError):
+        provider.files("one").read("/etc/dirt", limit=1)
+
+
+def test_what_was_visited_and_cannot_be_reset_is_never_handed_out(tmp_path: Path) -> None:
+    provider, said = Visited(without=["Retires"]), []
+    pool = Pool(make_manager(tmp_path / "state", provider), say=said.append)
+    pool.manager = pool._manager
+    use(pool, "one")
+    provider.seen.add("one")
+    provider.faults.fail("reset", ResetFailed("one", "a process lives"))
+    assert pool.take("key") is None
+    assert provider.names() == []
+    assert "could not be proved clean" in said[0]

@@ -12,15 +12,17 @@ import select
 import signal
 import stat
 import time
+from typing import Any
 
-from . import files, processes, protocol, syscalls
+from . import files, processes, protocol, syscalls, terminal
 from .oom import CommandsFirst
 from .protocol import Reply, Request
+from .visitors import Visitors
 
 __all__ = ["serve"]
 
-# Python ignores these two; a command must find them as the kernel has them.
-_DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
+# Python ignores the first two, the fork server the third (Ctrl-C is for pytest); a command must find them as the kernel has them.
+_DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT)
 # Seconds to kill a command's processes one by one, and then to wait for the death of all.
 _ONE_BY_ONE, _ALL = 1.0, 10.0
 # Dead collected at most before orders are heard again, and after a time-out: all that a sandbox can have.
@@ -46,18 +48,26 @@ class Agent:
         # All four words: what is not given is asked of the kernel, one call each.
         channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fds.pop(0))
         try:
-            self.answer(Request.unpack(data), channel, fds)
-        except OSError as error:
-            if channel.fileno() >= 0:
-                _tell(channel, Reply(protocol.FAILED, error.errno or 5))
-                channel.close()
+            self.handle(Request.unpack(data), channel, fds)
         finally:
             for fd in fds:
                 os.close(fd)
 
+    def handle(self, request: Request, channel: _socket.socket, fds: list[int]) -> None:
+        """Carry out a request, the owner's or a visitor's, and tell what becomes of it."""
+        try:
+            self.answer(request, channel, fds)
+        except OSError as error:
+            if channel.fileno() >= 0:
+                _tell(channel, Reply(protocol.FAILED, error.errno or 5))
+                channel.close()
+
     def answer(self, request: Request, channel: _socket.socket, fds: list[int]) -> None:
         if request.op == protocol.EXEC:
-            self.execute(request, channel, fds)
+            self.execute(request, channel, _redirections(request.stdio, fds))
+            return
+        if request.op == protocol.TERMINAL:
+            terminal.start(self, request, channel, fds)
             return
         if request.op == protocol.FILES:
             self.files(request, channel, fds)
@@ -68,7 +78,7 @@ class Agent:
     def order(self, request: Request, channel: _socket.socket) -> None:
         """What is answered at once."""
         if request.op == protocol.SIGNAL:
-            if request.target in self.running:
+            if abs(request.target) in self.running:
                 os.kill(request.target, request.value)
         elif request.op == protocol.KILL_TREE:
             _tell(channel, Reply(self.kill_tree(request.target, request.value)))
@@ -81,18 +91,21 @@ class Agent:
                 _tell(channel, Reply(protocol.PROCESS, process.pid, name=process.name))
         _tell(channel, Reply(protocol.DONE))
 
-    def execute(self, request: Request, channel: _socket.socket, fds: list[int]) -> None:
+    def become(self, uid: int, gid: int) -> _Credentials:
+        return _Credentials(self, uid, gid)
+
+    def execute(self, request: Request, channel: _socket.socket, actions: list[tuple[Any, ...]]) -> bool:
+        """Start a command; False if its working directory is missing. Raises OSError if it cannot be executed."""
         argv = request.argv
-        actions = _redirections(request.stdio, fds)
         born = processes.now()
         environment = dict(pair.split(b"=", 1) for pair in request.env)
-        with _Credentials(self, request.uid, request.gid), self.score:
+        with self.become(request.uid, request.gid), self.score:
             try:
                 os.chdir(request.cwd)
             except OSError as error:
                 _tell(channel, Reply(protocol.FAILED, error.errno or 5, user_time=1))
                 channel.close()
-                return
+                return False
             try:
                 program = _find(argv[0], environment.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin"))
                 pid = os.posix_spawn(
@@ -108,6 +121,7 @@ class Agent:
                 os.chdir("/")
         self.running[pid] = channel
         _tell(channel, Reply(protocol.STARTED, pid, born))
+        return True
 
     def files(self, request: Request, channel: _socket.socket, fds: list[int]) -> None:
         """File calls run in a short-lived fork, so that a slow one never holds up PID 1."""
@@ -136,6 +150,7 @@ class Agent:
             if not pid:
                 return
             self.workers.discard(pid)
+            self.visitors.reaped(pid)
             channel = self.running.pop(pid, None)
             if channel is None:
                 continue
@@ -163,10 +178,14 @@ class Agent:
         finally:
             self.reap(_ALL_REAPED)  # the next command needs room for a process
 
+    def ours(self) -> set[int]:
+        """Children of our own making: whose parent is PID 1 without being an orphan."""
+        return self.workers | self.running.keys()
+
     def kill_one_by_one(self, target: int, born: int, deadline: float) -> bool:
         """False if somebody is left at the deadline. Beside thousands that run, one look at them all can take longer."""
         try:
-            while doomed := processes.doomed(self.census.scan(deadline), target, born, self.running):
+            while doomed := processes.doomed(self.census.scan(deadline), target, born, self.ours()):
                 for pid in doomed:
                     _kill(pid)
                 self.wait_a_little()
@@ -190,7 +209,7 @@ class Agent:
         while self.census.alive() and time.monotonic() < deadline:
             self.wait_a_little()
 
-    def loop(self, owner: int, server: int) -> None:
+    def loop(self, owner: int, server: int, door: _socket.socket) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
         self.children = syscalls.signalfd(1 << (signal.SIGCHLD - 1))
         self.poll_children = select.poll()
@@ -199,6 +218,7 @@ class Agent:
         control = self.control.fileno()
         for fd in (control, self.children, owner, server):
             poll.register(fd, select.POLLIN)
+        self.visitors = Visitors(self, door, poll)
         self.control.send(protocol.READY)
         while True:
             for fd, _ in poll.poll():
@@ -207,8 +227,10 @@ class Agent:
                 elif fd == self.children:
                     _drain(fd)
                     self.reap()
-                else:
+                elif fd in (owner, server):
                     os._exit(0)  # the owner or the fork server is dead: take everything along
+                elif fd in self.visitors:
+                    self.visitors.ready(fd)
 
 
 class _Credentials:
@@ -243,15 +265,26 @@ class _Credentials:
 
 
 def serve(
-    control: _socket.socket, owner: int, server: int, uid: int, held: int, *, many_users: bool, score: CommandsFirst
+    control: _socket.socket,
+    door: _socket.socket,
+    owner: int,
+    server: int,
+    *,
+    uid: int,
+    held: int,
+    many_users: bool,
+    score: CommandsFirst,
 ) -> None:
-    """Run PID 1 with the capabilities `held`. `owner` and `server` are pidfds of the processes whose death ends the sandbox."""
-    Agent(control, uid, held, many_users=many_users, score=score).loop(owner, server)
+    """Run PID 1 with the capabilities `held`. `owner` and `server` are pidfds of the processes whose death ends the
+    sandbox, visitors come by the `door`.
+    """
+    Agent(control, uid, held, many_users=many_users, score=score).loop(owner, server, door)
 
 
-def _redirections(stdio: int, fds: list[int]) -> list[tuple[int, int, int]]:
+def _redirections(stdio: int, fds: list[int]) -> list[tuple[Any, ...]]:
     """File actions for posix_spawn; our own 0, 1, 2 are the sandbox's null device."""
-    actions, rest = [], iter(fds)
+    actions: list[tuple[Any, ...]] = []
+    rest = iter(fds)
     for number in range(3):
         how = stdio >> 2 * number & 3
         if how == protocol.PIPE:

@@ -89,7 +89,14 @@ def run(options: Options, ends: Ends) -> None:
         score = oom.CommandsFirst()
         held = _lock_down(options)
         agent.serve(
-            ends.control, ends.owner, ends.server, options.uid, held, many_users=options.many_users, score=score
+            ends.control,
+            ends.setup,
+            ends.owner,
+            ends.server,
+            uid=options.uid,
+            held=held,
+            many_users=options.many_users,
+            score=score,
         )
     except Exception as error:  # noqa: BLE001 - nobody is above us to see it: it is told to the client
         step = getattr(error, "step", "") or f"{type(error).__name__}: {error}"[:500]
@@ -125,7 +132,6 @@ def _build_root(options: Options, ends: Ends) -> None:
     scratch = syscalls.open_tree(SCRATCH)
     protocol.send(ends.setup, b"t", (scratch,))
     os.close(scratch)
-    ends.setup.close()
     os.chdir("/")
     for index, view in enumerate(options.views):
         _mount_view(index, view, options.layers)

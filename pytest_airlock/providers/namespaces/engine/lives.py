@@ -41,6 +41,7 @@ class Life:
 
     def __init__(self, pid: int, pidfd: int, control: _socket.socket, setup: _socket.socket, group: Any) -> None:
         self.pid, self.pidfd, self.control, self.setup, self.group = pid, pidfd, control, setup, group
+        self.visited = False
         self._scratch = -1
 
     def alive(self) -> bool:
@@ -63,6 +64,19 @@ class Life:
         """Whether nothing has been written yet: no upper directory of its tmpfs has an entry."""
         top = f"/proc/self/fd/{self.scratch}"
         return not any(os.listdir(f"{top}/{name}") for name in os.listdir(top) if name.startswith("u"))
+
+    def introduce(self) -> int:
+        """A new channel to PID 1 for a visitor, see visitors.py. Never waits: OSError(EAGAIN) if it does not listen."""
+        near, far = protocol.channel()
+        try:
+            protocol.send(self.setup, b"v", (far.fileno(),), _socket.MSG_DONTWAIT)
+        except OSError:
+            near.close()
+            raise
+        finally:
+            far.close()
+        self.visited = True
+        return near.detach()
 
     def kill(self) -> None:
         """It begins to die; bury() is the proof."""

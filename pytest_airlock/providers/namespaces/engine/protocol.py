@@ -31,7 +31,7 @@ MESSAGE_LIMIT = 96 * 1024  # below the smallest default of net.core.wmem_max, 21
 PAYLOAD_LIMIT = 64 * 1024 * 1024
 FD_LIMIT = 8
 
-EXEC, FILES, SIGNAL, KILL_TREE, LIST, TERMINATE = range(1, 7)
+EXEC, FILES, SIGNAL, KILL_TREE, LIST, TERMINATE, TERMINAL = range(1, 8)
 STARTED, EXITED, FAILED, DONE, PROCESS, KILLED_ALL = range(1, 7)
 NULL, PIPE, MERGE = range(3)
 READY = b"R"
@@ -45,7 +45,7 @@ _REPLY = struct.Struct("=IiQQQ16s")
 
 class Request(NamedTuple):
     """One request to the agent: `op`; `value` is a signal, the grace in ms, or the birth of a command in clock ticks;
-    `target` a pid that EXEC returned.
+    `target` a pid that EXEC returned, negative for its process group.
     """
 
     op: int
@@ -121,12 +121,12 @@ def timeval(seconds: float) -> bytes:
     return struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
 
 
-def send(sock: _socket.socket, data: bytes, fds: tuple[int, ...] = ()) -> None:
+def send(sock: _socket.socket, data: bytes, fds: tuple[int, ...] = (), flags: int = 0) -> None:
     """One message. What is larger than a packet may be goes through a memfd, first of the descriptors, after an empty
     marker byte.
     """
     if len(data) <= MESSAGE_LIMIT:
-        _send(sock, b"\0" + data, fds)
+        _send(sock, b"\0" + data, fds, flags)
         return
     if len(data) > PAYLOAD_LIMIT:
         raise OSError(7, os.strerror(7))  # E2BIG
@@ -134,15 +134,15 @@ def send(sock: _socket.socket, data: bytes, fds: tuple[int, ...] = ()) -> None:
     try:
         with os.fdopen(os.dup(memory), "wb") as file:
             file.write(data)
-        _send(sock, b"\1", (memory, *fds))
+        _send(sock, b"\1", (memory, *fds), flags)
     finally:
         os.close(memory)
 
 
-def _send(sock: _socket.socket, data: bytes, fds: tuple[int, ...]) -> None:
+def _send(sock: _socket.socket, data: bytes, fds: tuple[int, ...], flags: int) -> None:
     rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     try:
-        sock.sendmsg([data], rights)
+        sock.sendmsg([data], rights, flags)
     except OSError as error:
         if error.errno != errno.ETOOMANYREFS:
             raise
@@ -152,7 +152,7 @@ def _send(sock: _socket.socket, data: bytes, fds: tuple[int, ...]) -> None:
             limit = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit[1], limit[1]))
             try:
-                sock.sendmsg([data], rights)
+                sock.sendmsg([data], rights, flags)
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, limit)
 

@@ -14,7 +14,7 @@ import signal
 import sys
 from typing import Any
 
-from . import base, diff, helpers, protocol, stage, syscalls, transfer
+from . import base, diff, door, helpers, protocol, stage, syscalls, transfer
 from .lives import Life, Lives, Recipe
 from .seats import Seat, Seats
 from .shape import Shape
@@ -25,7 +25,7 @@ from .world import World
 __all__ = ["main"]
 
 #: Requests that come with the descriptor of a pipe.
-_WITH_PIPE = ("diff", "export", "import")
+_WITH_PIPE = ("diff", "export", "import", "listen")
 _UNCLEARED = 16  # dead lives at most that wait to be cleared away
 
 
@@ -34,6 +34,7 @@ class Sandbox:
 
     def __init__(self, seat: Seat, recipe: Recipe) -> None:
         self.seat, self.recipe = seat, recipe
+        self.facts: Any = None  # for visitors
         self.made: set[int] = set()
         self.life: Life | None = None
 
@@ -61,6 +62,8 @@ class Server:
         self.refill: Sandbox | None = None
         self.skeletons = Skeletons()
         self.dead: list[Life] = []
+        self.poll = select.poll()
+        self.door: door.Door | None = None
 
     # ------------------------------------------------------------------ requests
 
@@ -85,6 +88,7 @@ class Server:
     def op_start(self, request: dict[str, Any]) -> None:
         """Begin a life; answers by itself, with the control socket and the pidfd of PID 1."""
         box = self._box(request)
+        box.facts = request["facts"]
         self._end(box)
         self._hand_out(box, box.seat.take(box.recipe) or self.lives.begin(box.recipe, box.seat.slot))
 
@@ -174,6 +178,22 @@ class Server:
         self.walkers.append(
             helpers.begin(lambda: diff.diff(views, fds[0], xattr_prefix="user.", limit=request["limit"]))
         )
+
+    def op_listen(self, request: dict[str, Any], fds: list[int]) -> None:
+        """Let visitors in from now on."""
+        self.door = door.Door(self.poll, fds, request["name"], self._invite)
+
+    def op_visited(self, request: dict[str, Any]) -> bool:
+        """Whether somebody visited the present life."""
+        life = self._known(request).life
+        return life is not None and life.visited
+
+    def _invite(self, number: int) -> tuple[Any, tuple[int, ...]]:
+        """What a visitor needs: facts, a channel to PID 1, its pidfd."""
+        box = self._known({"id": number})
+        if box.life is None:
+            raise StepError(3, "visit")  # ESRCH
+        return box.facts, (box.life.introduce(), box.life.pidfd)
 
     def _reap(self) -> None:
         """Collect diff processes that are done; the client has their output long since."""
@@ -281,16 +301,19 @@ class Server:
     # ------------------------------------------------------------------ the loop
 
     def serve(self) -> None:
-        poll = select.poll()
-        poll.register(self.sock.fileno(), select.POLLIN)
-        poll.register(self.owner, select.POLLIN)
+        for fd in (self.sock.fileno(), self.owner):
+            self.poll.register(fd, select.POLLIN)
         while True:
-            events = poll.poll(0 if self.dead or self.refill is not None else None)
+            events = self.poll.poll(0 if self.dead or self.refill is not None else None)
             if not events or len(self.dead) > _UNCLEARED:
                 self._tidy()
             for fd, _ in events:
                 if fd == self.owner:
                     return
+                if fd != self.sock.fileno():
+                    if self.door is not None:
+                        self.door.ready(fd)
+                    continue
                 request, fds = protocol.receive_json(self.sock)
                 if request is None:
                     return
@@ -320,6 +343,8 @@ class Server:
 
     def close(self) -> None:
         """Kill all first, then wait for all: they die side by side."""
+        if self.door is not None:
+            self.door.close()
         for box in self.sandboxes.values():
             if box.life is not None:
                 box.life.kill()
