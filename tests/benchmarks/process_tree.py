@@ -1,0 +1,56 @@
+"""What /proc tells of this process and of all below it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """Children, their children and so on, as far as they are still there."""
+    for task in _entries(Path(f"/proc/{pid}/task")):
+        for child in _read(task / "children").split():
+            yield int(child)
+            yield from descendants(int(child))
+
+
+def is_init(pid: int) -> bool:
+    """PID 1 of a name space below ours: NSpid of its status ends with 1 (proc(5)). False if it is gone."""
+    words = next((line.split() for line in _read(Path(f"/proc/{pid}/status")).splitlines() if line[:6] == "NSpid:"), [])
+    return len(words) > 2 and words[-1] == "1"
+
+
+def unique_set_size(pid: int) -> int:
+    """Bytes that only this process holds. Raises OSError where we may not look at it."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return sum(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Private_"))
+
+
+def kernel_memory(meminfo: str) -> int:
+    """Bytes the kernel holds for itself and for shared memory, by the text of /proc/meminfo. Of the whole machine."""
+    held = ("Slab:", "KernelStack:", "PageTables:", "Percpu:", "Shmem:")
+    return sum(int(line.split()[1]) * 1024 for line in meminfo.splitlines() if line.startswith(held))
+
+
+def open_files(pid: int) -> int:
+    return len(list(_entries(Path(f"/proc/{pid}/fd"))))
+
+
+def mounts(pid: int) -> int:
+    return len(_read(Path(f"/proc/{pid}/mountinfo")).splitlines())
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return [directory / name for name in os.listdir(directory)]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _read(path: Path) -> str:
+    """Empty if the process is gone."""
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
