@@ -12,7 +12,7 @@ import sandboxes
 from contestants import BWRAP, SUBPROCESS, TESTCONTAINERS
 from measure import Samples
 from scale import Plot
-from units import time_text
+from units import tick_text, time_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +57,7 @@ def axis_names(seconds: Sequence[float]) -> Iterator[tuple[float, str]]:
     while power < min(seconds) / 10.01:
         power *= 10
     while True:
-        yield power, time_text(power).replace(".00", "").replace(".0 ", " ")
+        yield power, tick_text(power)
         if power >= max(seconds):
             return
         power *= 10
@@ -65,13 +65,13 @@ def axis_names(seconds: Sequence[float]) -> Iterator[tuple[float, str]]:
 
 def draw_bars(shown: Sequence[Bar], output: Path) -> None:
     with _figure(output, height=0.6 + 0.32 * len(shown)) as axes:
-        places = range(len(shown))
+        places, times = range(len(shown)), [bar.seconds for bar in shown]
         colours = [OURS if bar.ours else OTHERS for bar in shown]
-        axes.barh(places, [bar.seconds for bar in shown], color=colours, height=0.7)
+        axes.barh(places, times, color=colours, height=0.7)
         axes.set_yticks(places, [bar.label for bar in shown])
         axes.invert_yaxis()
         axes.set_xscale("log")
-        names = list(axis_names([bar.seconds for bar in shown]))
+        names = list(axis_names([min(times) / 3, *times]))  # so that the shortest bar is one
         axes.set_xticks([power for power, _ in names], [name for _, name in names])
         axes.set_xlim(names[0][0], names[-1][0] * 2)
         for place, bar in enumerate(shown):
