@@ -8,7 +8,8 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -32,13 +33,21 @@ CONTAINER = ("--detach", "--network=none", "--stop-signal=KILL")
 IMAGE_HINT = "`{engine} pull debian:stable-slim && {engine} tag debian:stable-slim {image}`"
 
 
+@dataclass(frozen=True)
+class Absence:
+    """`why` is the contestant's own word and may name paths of this machine; `hint` says how it is installed."""
+
+    why: str
+    hint: str
+
+
 @dataclass
 class Contestants:
-    """The groups to be sampled; of each contestant its version, or why it was not measured and how it is installed."""
+    """The groups to be sampled; of each contestant its version, or why it is not measured."""
 
     groups: list[Group] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
-    absent: dict[str, str] = field(default_factory=dict)
+    absent: dict[str, Absence] = field(default_factory=dict)
 
     def add(self, name: str, hint: str, find: Callable[[], tuple[str, Group]]) -> None:
         """Whatever keeps it from working is the reason it is not measured."""
@@ -48,23 +57,27 @@ class Contestants:
                 case()
         except (OSError, RuntimeError, ImportError) as error:
             reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-            self.absent[name] = f"{reason.strip()[:200]} (to install it: {hint})"
+            self.absent[name] = Absence(reason.strip(), hint)
             return
         self.versions[name] = version
         self.groups.append(group)
 
 
-def contestants(image: str, *, containers: bool = True) -> Contestants:
-    """Each is tried once; `image` is that of the containers, with true(1) and sleep(1) in it."""
+@contextmanager
+def contestants(image: str | None) -> Iterator[Contestants]:
+    """Each is tried once; `image` is that of the containers, with true(1) and sleep(1) in it. None: no containers."""
     found = Contestants()
     found.groups.append(Group({SUBPROCESS: command([_which("true")])}))
     found.add("bwrap", "`apt install bubblewrap`", _bwrap)
-    if containers:
+    if image is None:
+        yield found
+        return
+    with ExitStack() as stack:
         for engine, package in (("docker", "docker.io"), ("podman", "podman")):
             hint = f"`apt install {package}`, then {IMAGE_HINT.format(engine=engine, image=image)}"
-            found.add(engine, hint, partial(_engine, engine, image))
+            found.add(engine, hint, partial(_engine, engine, image, stack))
         found.add("testcontainers", "`pip install testcontainers`, with docker", partial(_testcontainers, image))
-    return found
+        yield found
 
 
 def _which(program: str) -> str:
@@ -103,14 +116,21 @@ class Container:
 
     def _remove(self) -> None:
         execute([self._engine, "rm", "-f", self._name])
+        self._name = ""
+
+    def close(self) -> None:
+        """What a round that was interrupted has left."""
+        if self._name:
+            self._remove()
 
     def _anew(self) -> None:
         self._remove()
         self._run()
 
 
-def _engine(engine: str, image: str) -> tuple[str, Group]:
+def _engine(engine: str, image: str, stack: ExitStack) -> tuple[str, Group]:
     container = Container(engine, image)
+    stack.callback(container.close)
     part = "Server" if engine == "docker" else "Client"
     version = execute([_which(engine), "version", "--format", f"{{{{.{part}.Version}}}}"]).decode().strip()
     execute([_which(engine), "image", "inspect", image])

@@ -11,7 +11,7 @@ from pathlib import Path
 import sandboxes
 import scale
 import suites
-from contestants import BWRAP, BWRAP_OPTIONS, SUBPROCESS
+from contestants import BWRAP, BWRAP_OPTIONS, SUBPROCESS, Absence
 from measure import Samples
 from resets import LEFT, LeftOver
 from targets import TARGETS, Taken
@@ -63,7 +63,7 @@ class Results:
     plots: Mapping[str, scale.Plot]
     left: LeftOver
     versions: Mapping[str, str]
-    absent: Mapping[str, str]
+    absent: Mapping[str, Absence]
     facts: Mapping[str, str]
     rounds: int
     warmups: int
@@ -91,7 +91,7 @@ def page(results: Results, charts: str) -> str:
         "## With more of everything", "", *_plots(results.plots, charts),
         "## Machine", "", "| | |", "|---|---|",
         *(f"| {key} | {value} |" for key, value in {**results.facts, **results.versions}.items()),
-        *(f"| {name} | not measured: {why} |" for name, why in results.absent.items()), "", _method(results),
+        *(f"| {name} | not measured; to install it: {absence.hint} |" for name, absence in results.absent.items()), "", _method(results),
     )  # fmt: skip
     return "\n".join(parts)
 

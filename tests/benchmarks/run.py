@@ -55,11 +55,11 @@ def main() -> int:
 
 def measure(options: argparse.Namespace) -> Results:
     facts, warmups = machine(), 1 if options.quick else 3
-    found = contestants(options.image)
-    for name, why in found.absent.items():
-        say(f"{name}: not measured: {why}")
     with ExitStack() as stack:
         enter = stack.enter_context
+        found = enter(contestants(options.image))
+        for name, absence in found.absent.items():
+            say(f"{name} is not measured: {absence.why} (to install it: {absence.hint})")
         groups = [
             *found.groups,
             *sandboxes.groups(enter(session()), enter(session(spares=False))),

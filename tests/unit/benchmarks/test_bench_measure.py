@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from contestants import Contestants
+from contestants import Absence, Contestants
 from measure import Group, Samples, interleave
 from process_tree import kernel_memory
 from scale import Crowd, window
@@ -101,7 +101,7 @@ def test_a_contestant_that_does_not_work_is_named_with_its_reason_and_the_way_to
 
     found = Contestants()
     found.add("docker", "`apt install docker.io`", find)
-    assert found.absent == {"docker": "Cannot connect to the Docker daemon (to install it: `apt install docker.io`)"}
+    assert found.absent == {"docker": Absence("Cannot connect to the Docker daemon", "`apt install docker.io`")}
     assert found.groups == []
     assert found.versions == {}
 

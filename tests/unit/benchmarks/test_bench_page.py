@@ -8,7 +8,7 @@ import charts
 import pytest
 import sandboxes
 import scale
-from contestants import BWRAP, SUBPROCESS
+from contestants import BWRAP, SUBPROCESS, Absence
 from measure import Samples
 from page import Results, page
 from resets import COUNTED, LeftOver
@@ -35,7 +35,7 @@ def results():
         },
         left=LeftOver(100, dict.fromkeys(COUNTED, 0), 4000),
         versions={"bwrap": "0.8.0"},
-        absent={"docker": "it does not answer (to install it: `apt install docker.io`)"},
+        absent={"docker": Absence("no socket in /home/me", "`apt install docker.io`")},
         facts={"kernel": "Linux 6.18.0"},
         rounds=3,
         warmups=1,
@@ -76,7 +76,8 @@ def test_what_was_not_measured_has_no_number():
 def test_a_rival_that_is_missing_is_told_and_its_ratio_not_measured(results):
     alone = dataclasses.replace(results, samples=samples(plain=1e-3, create=3e-3))
     text = page(alone, "charts")
-    assert "| docker | not measured: it does not answer (to install it: `apt install docker.io`) |" in text
+    assert "| docker | not measured; to install it: `apt install docker.io` |" in text
+    assert "/home/me" not in text
     assert "| create | 3.00 ms | 3.00 ms - 3.00 ms | 3.00 | not measured | 3 |" in text
 
 
