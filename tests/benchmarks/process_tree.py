@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -37,8 +37,10 @@ def open_files(pid: int) -> int:
     return len(list(_entries(Path(f"/proc/{pid}/fd"))))
 
 
-def mounts(pid: int) -> int:
-    return len(_read(Path(f"/proc/{pid}/mountinfo")).splitlines())
+def mounts(pids: Iterable[int]) -> int:
+    """Of all mount name spaces these are in, each counted once."""
+    spaces = {_link(Path(f"/proc/{pid}/ns/mnt")): pid for pid in pids}
+    return sum(len(_read(Path(f"/proc/{pid}/mountinfo")).splitlines()) for pid in spaces.values())
 
 
 def _entries(directory: Path) -> list[Path]:
@@ -52,5 +54,13 @@ def _read(path: Path) -> str:
     """Empty if the process is gone."""
     try:
         return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _link(path: Path) -> str:
+    """Empty if the process is gone. Raises PermissionError where we may not look at it."""
+    try:
+        return str(path.readlink())
     except (FileNotFoundError, ProcessLookupError):
         return ""

@@ -40,9 +40,9 @@ def left_over(resets: int) -> LeftOver:
         store = airlock.manager.store
         assert isinstance(store, FileStore)
         _reset(airlock, max(10, resets // 10))
-        before, held = count(store.root), memory()
+        before, held = steady(store.root), memory()
         _reset(airlock, resets)
-        after = settled(store.root, before)
+        after = steady(store.root)
         grown = None if held is None else (memory() or held) - held
     return LeftOver(resets, {kind: after[kind] - before[kind] for kind in COUNTED}, grown)
 
@@ -54,21 +54,22 @@ def _reset(airlock: AirlockSession, times: int) -> None:
         airlock.release(box)
 
 
-def settled(state: Path, before: Mapping[str, int], seconds: float = 2.0) -> Mapping[str, int]:
-    """The counts, once they are no higher than before or have had their time: what is dying is not left over."""
+def steady(state: Path, looks: int = 10, seconds: float = 5.0) -> dict[str, int]:
+    """The counts, once so many looks in a row were the same, or after `seconds`: spares are made, and die, beside us."""
     deadline = time.monotonic() + seconds
-    while True:
-        now = count(state)
-        if all(now[kind] <= before[kind] for kind in COUNTED) or time.monotonic() > deadline:
-            return now
+    now, same = count(state), 1
+    while same < looks and time.monotonic() < deadline:
         time.sleep(0.02)
+        before, now = now, count(state)
+        same = same + 1 if now == before else 1
+    return now
 
 
 def count(state: Path) -> dict[str, int]:
     servers = _servers()
     return {
         "processes": len(list(descendants(os.getpid()))),
-        "mounts": sum(map(mounts, servers)),
+        "mounts": mounts(servers),
         "descriptors": sum(map(open_files, servers)),
         "files": sum(1 for _ in state.rglob("*")),
     }

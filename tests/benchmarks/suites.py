@@ -45,7 +45,9 @@ def suite(source: str) -> Iterator[list[str]]:
     with tempfile.TemporaryDirectory(prefix="airlock-bench-") as directory:
         Path(directory, "pytest.ini").write_text("[pytest]\n")
         Path(directory, "test_suite.py").write_text(source)
-        yield [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", directory]
+        # A --basetemp of its own: other runs share the default one, and what they left would be cleaned up in this one's time.
+        temporary = f"--basetemp={directory}/tmp"
+        yield [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", temporary, f"{directory}/test_suite.py"]
 
 
 @contextmanager
@@ -60,7 +62,9 @@ def unused() -> Iterator[list[Group]]:
 
 @contextmanager
 def thousand(every: int) -> Iterator[list[Group]]:
-    with many(1000) as base:
+    two_cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:2]))
+    with many(1000) as suite_of_many:
+        base = ["taskset", "--cpu-list", two_cores, *suite_of_many]
         yield [Group({THOUSAND.format(n): command([*base, "-n", str(n)])}, every=every) for n in (0, 2)]
 
 
