@@ -50,8 +50,8 @@ BOUNDS = (
     Bound(sandboxes.RESET, SUBPROCESS, 25),
     Bound(sandboxes.BETWEEN, SUBPROCESS, 25),
     # With the spare that waits for the next.
-    Bound(sandboxes.DESTROY, SUBPROCESS, 20),
-    Bound(sandboxes.TEN, sandboxes.PLAIN_TEN, 4.5),
+    Bound(sandboxes.DESTROY, SUBPROCESS, 25),
+    Bound(sandboxes.TEN, sandboxes.PLAIN_TEN, 6),
     # A diff's time is for each of its 1,000 files.
     Bound(sandboxes.DIFF, SUBPROCESS, 0.05),
 )

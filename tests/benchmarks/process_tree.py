@@ -22,8 +22,8 @@ def is_init(pid: int) -> bool:
 
 
 def unique_set_size(pid: int) -> int:
-    """Bytes that only this process holds. Raises OSError where we may not look at it."""
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    """Bytes that only this process holds, 0 if it is gone. Raises PermissionError where we may not look at it."""
+    rollup = _read(Path(f"/proc/{pid}/smaps_rollup"))
     return sum(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Private_"))
 
 

@@ -18,7 +18,7 @@ from subject import SPEC, session
 from suites import many
 from timing import command, timed
 
-from pytest_airlock import Sandbox
+from pytest_airlock import AirlockError, Sandbox
 
 FIRST, CROWDED = "create, the first 10", "create at 500 live"
 OWN, KERNEL, IDLE = "idle sandbox, its own", "idle sandbox, the kernel's", "idle sandbox"
@@ -71,7 +71,7 @@ def measure(extent: Extent, progress: Callable[[str], object]) -> tuple[dict[str
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     progress("live sandboxes")
-    crowds = [crowd(max(extent.live)) for _ in range(extent.passes)]
+    crowds = [crowd(max(extent.live), progress) for _ in range(extent.passes)]
     plots = {"live": _live(crowds, extent.live)}
     for name, curve in (("files", _files), ("layers", _layers), ("workers", _workers)):
         progress(name)
@@ -94,20 +94,25 @@ class Crowd:
         return statistics.median(after - before for before, after in pairwise(self.held)) / BATCH
 
 
-def crowd(size: int) -> Crowd:
-    """So many live sandboxes, made one after the other."""
+def crowd(size: int, progress: Callable[[str], object]) -> Crowd:
+    """So many live sandboxes, made one after the other; fewer where a limit of this machine ends it."""
     seen, boxes, meminfo = Crowd(), list[Sandbox](), Path("/proc/meminfo")
     with session() as airlock:
         seen.held.append(kernel_memory(meminfo.read_text()))
         for number in range(1, size + 1):
             start = time.perf_counter()
-            boxes.append(airlock.create_named(SPEC, "benchmark"))
+            try:
+                boxes.append(airlock.create_named(SPEC, "benchmark"))
+            except (AirlockError, OSError) as error:
+                progress(f"no more than {number - 1} sandboxes live at the same time: {error}")
+                break
             seen.create.append(time.perf_counter() - start)
             seen.run.append(timed(lambda: boxes[-1].run(["true"], check=True)))
             if number % BATCH == 0:
                 seen.held.append(kernel_memory(meminfo.read_text()))
         try:
-            seen.own = statistics.mean(unique_set_size(pid) for pid in descendants(os.getpid()) if is_init(pid))
+            sizes = [unique_set_size(pid) for pid in descendants(os.getpid()) if is_init(pid)]
+            seen.own = statistics.mean(size for size in sizes if size)
         except PermissionError:
             seen.own = None  # an ordinary user may not look at PID 1
     return seen
@@ -120,7 +125,8 @@ def window(values: Sequence[float], count: int, width: int = 10) -> float:
 
 def _live(crowds: Sequence[Crowd], counts: Sequence[int]) -> Plot:
     plot = Plot("Live sandboxes", "live sandboxes")
-    for count in counts:
+    reached = min(len(seen.create) for seen in crowds)
+    for count in [count for count in counts if count <= reached]:
         plot.add("create", count, statistics.median(window(seen.create, count) for seen in crowds))
         plot.add("first run(true)", count, statistics.median(window(seen.run, count) for seen in crowds))
     return plot
@@ -130,9 +136,11 @@ def _samples(crowds: Sequence[Crowd]) -> dict[str, Samples]:
     values: dict[str, dict[int, float]] = {FIRST: {}, CROWDED: {}, KERNEL: {}, OWN: {}, IDLE: {}}
     for number, seen in enumerate(crowds):
         values[FIRST][number] = window(seen.create, 10)
-        values[CROWDED][number] = window(seen.create, 500)
-        values[KERNEL][number] = seen.kernel
-        if seen.own is not None:
+        if len(seen.create) >= 500:
+            values[CROWDED][number] = window(seen.create, 500)
+        if len(seen.held) > 1:
+            values[KERNEL][number] = seen.kernel
+        if seen.own is not None and number in values[KERNEL]:
             values[OWN][number] = seen.own
             values[IDLE][number] = seen.own + seen.kernel
     return {name: Samples(name, taken) for name, taken in values.items() if taken}
