@@ -152,7 +152,13 @@ class NamespacesProvider:
         host = self._host if images.is_host_image(spec.image) else None
         environ = {**images.base_environ(spec.user, host), **dict(spec.env)}
         self._boxes[spec.name] = Box(
-            next(self._numbers), spec, limits=limits, environ=environ, ids=engine.found["ids"], base=base, planned=self._memory.version
+            next(self._numbers),
+            spec,
+            limits=limits,
+            environ=environ,
+            ids=engine.found["ids"],
+            base=base,
+            planned=self._memory.version,
         )
         data = {"engine": engine.found["pid"], "boot": engine.found["born"]}
         return Handle(self.name, spec.name, data, features.enforced(spec, found))
@@ -343,6 +349,11 @@ class NamespacesProvider:
         layers = other.kept(snapshot)
         box.layers = tuple(self._call("adopt", **box.words(), layers=layers)[0])
         return box.keep()
+
+    def retire(self, handle: Handle) -> None:
+        box = self._box(handle)
+        if box.life is not None:
+            box.life.begin_to_die()
 
     def reset(self, handle: Handle, snapshot: str) -> ResetProof:
         """Contract 23: kill, wait for the kernel to empty the pid name space, build anew on the snapshot's layers."""
