@@ -59,7 +59,7 @@ FULL = Extent(
     suite=400,
     files=(10, 100, 1000, 10_000),
     layers=(1, 2, 5, 10, 20, 50, 100, 200),
-    passes=3,
+    passes=2,
 )
 QUICK = Extent(
     live=(1, 10, 100, 500), workers=(1, 2, 4), suite=100, files=(10, 1000, 10_000), layers=(1, 10, 50, 100), passes=1
