@@ -30,7 +30,7 @@ METHOD = """## Method
 
 One process, one run. In every round each case is timed once, the groups in a random order, so that whatever disturbs the machine disturbs all alike;
 {rounds} rounds after {warmups} to warm up; dear cases run in some of the rounds only (*n* says in how many). A ratio is the median over the rounds of this time by that
-of the reference *in the same round*; the spread is the 10th to the 90th percentile.
+of the reference *in the same round*; the spread is the 10th to the 90th percentile. The curves, the live sandboxes among them, what is idle and what is left over were measured after it.
 
 - *create*, *reset()*, *destroy* go through the SandboxManager with store and lease, profile `cautious`. A reset is that of a used sandbox: a command ran and left a file; it ends with the kernel's
   proof that the old world is dead. *No spare* is the same with spare sandboxes forbidden: all is built when it is asked for.
@@ -80,8 +80,13 @@ def machine() -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release().partition('-')[0]}, {platform.machine()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "run as": "root" if os.geteuid() == 0 else "an ordinary user",
-        "load at start": f"{os.getloadavg()[0]:.2f}",
+        "load at start": load(),
     }
+
+
+def load() -> str:
+    """The average of the last minute."""
+    return f"{os.getloadavg()[0]:.2f}"
 
 
 def page(results: Results, charts: str) -> str:

@@ -18,7 +18,7 @@ import scale
 import suites
 from contestants import contestants
 from measure import interleave
-from page import Results, machine, page
+from page import Results, load, machine, page
 from subject import session
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -73,6 +73,7 @@ def measure(options: argparse.Namespace) -> Results:
             warmups=warmups,
             progress=lambda number: say(f"round {number} of {options.rounds}"),
         )
+    facts["load after the last round"] = load()
     left = resets.left_over(options.resets)
     plots, crowded = scale.measure(scale.QUICK if options.quick else scale.FULL, say)
     samples = {**samples, **crowded, resets.LEFT: left.samples}
