@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_airlock.errors import AirlockError, AlreadyExists, SnapshotNotFound
+from pytest_airlock.errors import AirlockError, AlreadyExists
 from pytest_airlock.models import SandboxSpec
 from pytest_airlock.orchestrator.assembly import Setup
 from pytest_airlock.orchestrator.contracts import Plan

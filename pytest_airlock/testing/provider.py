@@ -37,7 +37,6 @@ from pytest_airlock.providers.base import (
     ProviderSpec,
     ResetProof,
     Resets,
-    Retires,
     Snapshots,
     TreeEntry,
 )

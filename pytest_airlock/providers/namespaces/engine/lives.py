@@ -149,7 +149,7 @@ class Lives:
         spec, ids = recipe.spec, self._stage.identity.ids
         program = seccomp.build(nesting=spec["nested"], single_user=ids == 1, pin_cpus=bool(spec["affinity"]))
         return child.Options(
-            views=tuple(recipe.image.views(slot)),
+            views=recipe.image.views(slot),
             layers=recipe.layers,
             size=spec["disk"],
             inodes=spec["inodes"],
