@@ -70,11 +70,13 @@ def measure(extent: Extent, progress: Callable[[str], object]) -> tuple[dict[str
     """The plots, and those samples that only a crowd of sandboxes tells."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    progress("live sandboxes")
-    crowds = [crowd(max(extent.live), progress) for _ in range(extent.passes)]
+    crowds = []
+    for number in range(1, extent.passes + 1):
+        progress(f"{max(extent.live):,} live sandboxes, {number} of {extent.passes}")
+        crowds.append(crowd(max(extent.live), progress))
     plots = {"live": _live(crowds, extent.live)}
     for name, curve in (("files", _files), ("layers", _layers), ("workers", _workers)):
-        progress(name)
+        progress(f"curve: {name}")
         plots[name] = curve(extent)
     return plots, _samples(crowds)
 
