@@ -68,6 +68,7 @@ class Execution:
         feed: Input,
         targets: tuple[Target | None, Target | None],
         limit: int | None,
+        began: float,
     ) -> None:
         self._process = process
         self._args = args
@@ -79,7 +80,7 @@ class Execution:
         self._err = None if err is None else Reader(err.fileno(), limit, targets[1])
         self._readers = [reader for reader in (self._out, self._err) if reader is not None]
         self._writer = None if process.stdin is None else Writer(process.stdin, feed.data, feed.source)
-        self._started = time.monotonic()
+        self._started = began
         self._outcome = "interrupted"
 
     def finish(self, timeout: float | None, transcript: Transcript) -> CompletedProcess:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import IO, Any, cast
 
+from pytest_airlock.errors import OutputLimitExceeded
 from pytest_airlock.providers.base import Exit, Process
-from pytest_airlock.sandbox.pump import Late, Reader, Writer, pump
+from pytest_airlock.sandbox.pump import Late, Overflow, Reader, Writer, pump
 from pytest_airlock.sandbox.result import Text
 
 __all__ = ["Popen"]
@@ -28,7 +29,14 @@ class Popen:
     """
 
     def __init__(
-        self, process: Process, args: Any, text: Text, check: Callable[[], None], ended: Callable[[Popen], None]
+        self,
+        process: Process,
+        args: Any,
+        text: Text,
+        check: Callable[[], None],
+        ended: Callable[[Popen], None],
+        *,
+        limit: int | None = None,
     ) -> None:
         self.args = args
         self.pid = process.pid
@@ -37,6 +45,7 @@ class Popen:
         self._text = text
         self._check = check
         self._ended = ended
+        self._limit = limit
         self._started = time.monotonic()
         self._duration = 0.0
         self._lock = threading.Lock()
@@ -108,7 +117,10 @@ class Popen:
     # -- its streams -----------------------------------------------------------------------------------------------
 
     def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:  # noqa: A002
-        """Send `input`, read until the command has ended; after TimeoutExpired it can be called again, nothing is lost."""
+        """Send `input`, read until the command has ended; after TimeoutExpired it can be called again, nothing is lost.
+
+        Beyond max_output the command and all that came of it are killed: OutputLimitExceeded.
+        """
         self._check()
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._pumped is None:
@@ -123,6 +135,10 @@ class Popen:
             error = subprocess.TimeoutExpired(self.args, timeout or 0.0)
             error.stdout, error.stderr = self._pick(taken)
             raise error from None
+        except Overflow:
+            self._process.kill_tree()
+            taken = [reader.captured() for reader in readers]
+            raise OutputLimitExceeded(self.args, self._limit or 0, *self._pick(taken)) from None
         finally:
             self._check()
         self._over(end)
@@ -138,7 +154,7 @@ class Popen:
             self.stdin.flush()
             writer = Writer(self._process.stdin, b"" if data is None else self._text.encode(data))
         streams = [stream for stream in (self._process.stdout, self._process.stderr) if stream and not stream.closed]
-        return [Reader(stream.fileno(), None) for stream in streams], writer
+        return [Reader(stream.fileno(), self._limit) for stream in streams], writer
 
     def _pick(self, taken: list[bytes]) -> tuple[Any, Any]:
         made = iter(taken)

@@ -25,6 +25,8 @@ ROOT = "/r"  # where the new root is put together
 SCRATCH = "/s"  # the sandbox's own tmpfs: uI, wI = overlay upper and work directories of view I
 NO_DIRECTORY, NO_FILE = base.COVERS
 MAX_TERMINALS = 256
+# System V IPC in all: 2 MB of semaphores and 128 MB of messages instead of 64 and 32 GB (sysvipc(7), semget(2), msgget(2)).
+_IPC = (("sem", b"32000 32000 500 1024"), ("msgmni", b"128"))
 # Kernel interfaces hidden or made read-only in /proc, as the container engines do (OCI runtime-spec, maskedPaths).
 MASKED = (
     "acpi",
@@ -80,6 +82,8 @@ def run(options: Options, ends: Ends) -> None:
     try:
         _keep_only({ends.control.fileno(), ends.setup.fileno(), ends.mapped, ends.owner, ends.server})
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
+        # Without a memory cgroup a sandbox can use up the machine: the kernel then ends it before anybody else.
+        write_proc("/proc/self/oom_score_adj", b"1000")
         if not os.read(ends.mapped, 1):
             os._exit(0)  # the fork server gave up on us
         os.close(ends.mapped)
@@ -210,9 +214,11 @@ def _mount_proc(options: Options) -> None:
     # Watches count against the host's user as well: one sandbox must not use up what its neighbours live on.
     for name, most in (("instances", b"32"), ("watches", b"8192")):
         write_proc(f"{proc}/sys/user/max_inotify_{name}", most, "sysctl")
-    shmall = f"{proc}/sys/kernel/shmall"
-    if os.access(shmall, os.W_OK):
-        write_proc(shmall, b"%d" % (options.size // os.sysconf("SC_PAGE_SIZE")), "sysctl")
+    # What System V IPC holds is in no process' account: it outlives them, and whom the kernel ends for it is somebody else.
+    for name, value in (("shmall", b"%d" % (options.size // os.sysconf("SC_PAGE_SIZE"))), *_IPC):
+        path = f"{proc}/sys/kernel/{name}"
+        if os.access(path, os.W_OK):
+            write_proc(path, value, "sysctl")
     # Root inside has no power over the network, but low ports are an ordinary thing to test.
     write_proc(f"{proc}/sys/net/ipv4/ip_unprivileged_port_start", b"0", "sysctl")
     for name in READ_ONLY:
