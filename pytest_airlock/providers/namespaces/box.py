@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from pytest_airlock.errors import InvalidSpec, SandboxDied, SnapshotNotFound, UnsupportedFeature
 from pytest_airlock.providers.base import Command, ProviderSpec
@@ -22,14 +23,22 @@ _serial = itertools.count(1)
 class Box:
     """`layers` is what the present life stands on; `untouched` is True until something could have been changed.
 
-    `ids` is how many user ids there are in it: with one, commands run as the spec's user and no other. `base` is the
+    `limits` are the fork server's words for the spec (limits.py); `ids` is how many user ids there are in it: with one, commands run as the spec's user and no other. `base` is the
     number of the base image, `planned` the version of what was known of its mounts then.
     """
 
     def __init__(
-        self, number: int, spec: ProviderSpec, *, environ: Mapping[str, str], ids: int, base: int, planned: int
+        self,
+        number: int,
+        spec: ProviderSpec,
+        *,
+        limits: Mapping[str, Any],
+        environ: Mapping[str, str],
+        ids: int,
+        base: int,
+        planned: int,
     ) -> None:
-        self.number, self.spec, self.environ, self.ids = number, spec, environ, ids
+        self.number, self.spec, self.limits, self.environ, self.ids = number, spec, limits, environ, ids
         self.base, self.planned = base, planned
         self.cwd = spec.cwd or environ["HOME"]
         self.life: Life | None = None
@@ -37,6 +46,10 @@ class Box:
         self.snapshots: dict[str, tuple[int, ...]] = {}
         self.untouched = True
         self.nonce = ""
+
+    def words(self) -> dict[str, Any]:
+        """What the fork server must know to make a life of it."""
+        return {"id": self.number, "base": self.base, "spec": self.limits}
 
     @property
     def running(self) -> bool:

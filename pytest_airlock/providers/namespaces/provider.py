@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import hashlib
+import itertools
 import json
 import os
 import secrets
@@ -64,6 +65,7 @@ class NamespacesProvider:
         self._bases: dict[str, int] = {}
         self._host = images.HostView.current()
         self._memory = images.Memory()
+        self._numbers = itertools.count(1)
 
     # ------------------------------------------------------------------ what works here
 
@@ -125,6 +127,8 @@ class NamespacesProvider:
         try:
             return self._engine.call(op, fds, **request)
         except StepFailed as error:
+            if error.step == "pristine":
+                raise ResetFailed(str(request["id"]), "its new file system is not empty") from None
             raise self._explained(error) from None
 
     # ------------------------------------------------------------------ life
@@ -145,11 +149,10 @@ class NamespacesProvider:
         engine = self._start_engine()
         base = self._base(spec)
         limits = sandbox_limits(spec, found, uid=USERS[spec.user])
-        number = self._call("create", base=base, spec=limits)[0]
         host = self._host if images.is_host_image(spec.image) else None
         environ = {**images.base_environ(spec.user, host), **dict(spec.env)}
         self._boxes[spec.name] = Box(
-            number, spec, environ=environ, ids=engine.found["ids"], base=base, planned=self._memory.version
+            next(self._numbers), spec, limits=limits, environ=environ, ids=engine.found["ids"], base=base, planned=self._memory.version
         )
         data = {"engine": engine.found["pid"], "boot": engine.found["born"]}
         return Handle(self.name, spec.name, data, features.enforced(spec, found))
@@ -176,7 +179,6 @@ class NamespacesProvider:
         box.planned = self._memory.version
         if box.base == old:
             return
-        self._call("rebase", id=box.number, base=box.base)
         if all(other.base != old for other in self._boxes.values()):
             self._bases = {key: base for key, base in self._bases.items() if base != old}
             self._call("forget", base=old)
@@ -190,7 +192,7 @@ class NamespacesProvider:
 
     def _live(self, handle: Handle, box: Box, op: str, **request: Any) -> None:
         """Have the fork server begin a new life, and wait until it is ready."""
-        _, (control, pidfd) = self._call(op, id=box.number, **request)
+        _, (control, pidfd) = self._call(op, **box.words(), **request)
         life = Life(handle.name, _socket.socket(fileno=control), pidfd, lambda: self._call("oom", id=box.number)[0])
         try:
             self._ready(life)
@@ -325,7 +327,7 @@ class NamespacesProvider:
         layers = box.kept(snapshot)
         if box.running:
             raise ProviderError(self.name, "restore", f"{handle.name!r} is running", hint="stop it first")
-        self._call("layers", id=box.number, layers=layers)
+        self._call("layers", **box.words(), layers=layers)
         box.layers = layers
         self._drop_unused(box)
 
@@ -339,7 +341,7 @@ class NamespacesProvider:
         """Contract 27: the donor's layers are cloned mounts, so this takes no time and no space."""
         box, other = self._box(handle), self._box(donor)
         layers = other.kept(snapshot)
-        box.layers = tuple(self._call("adopt", id=box.number, layers=layers)[0])
+        box.layers = tuple(self._call("adopt", **box.words(), layers=layers)[0])
         return box.keep()
 
     def reset(self, handle: Handle, snapshot: str) -> ResetProof:
@@ -351,8 +353,6 @@ class NamespacesProvider:
         self._rebase(box)
         box.layers = layers
         self._live(handle, box, "reset", layers=layers, needed=box.needed())
-        if not self._call("pristine", id=box.number)[0]:
-            raise ResetFailed(handle.name, "its new file system is not empty")
         return ResetProof("kernel", old, box.nonce)
 
     def _drop_unused(self, box: Box) -> None:

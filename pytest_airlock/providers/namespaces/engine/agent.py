@@ -28,20 +28,21 @@ _LISTED = 64  # processes named at most: what is told must fit the channel
 
 
 class Agent:
-    """The loop and what it answers. `uid` is the ordinary id of commands, 0 or 1000."""
+    """The loop and what it answers. `uid` is the ordinary id of commands, 0 or 1000; `held` its permitted capabilities."""
 
-    def __init__(self, control: _socket.socket, uid: int, *, many_users: bool) -> None:
+    def __init__(self, control: _socket.socket, uid: int, held: int, *, many_users: bool) -> None:
         self.control, self.uid, self.many_users = control, uid, many_users
         self.running: dict[int, _socket.socket] = {}  # pid to reply channel, which stays open until the exit is told
         self.workers: set[int] = set()  # those of them that are our own file calls, not commands
         self.own = os.getuid()
-        self.held = _permitted()
+        self.held = held
 
     def receive(self) -> None:
         data, fds = protocol.receive(self.control)
         if data is None:
             os._exit(0)
-        channel = _socket.socket(fileno=fds.pop(0))
+        # All four words: what is not given is asked of the kernel, one call each.
+        channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fds.pop(0))
         try:
             self.answer(Request.unpack(data), channel, fds)
         except OSError as error:
@@ -239,9 +240,9 @@ class _Credentials:
             syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
-def serve(control: _socket.socket, owner: int, server: int, uid: int, *, many_users: bool) -> None:
-    """Run PID 1. `owner` and `server` are pidfds of the processes whose death ends the sandbox."""
-    Agent(control, uid, many_users=many_users).loop(owner, server)
+def serve(control: _socket.socket, owner: int, server: int, uid: int, held: int, *, many_users: bool) -> None:
+    """Run PID 1 with the capabilities `held`. `owner` and `server` are pidfds of the processes whose death ends the sandbox."""
+    Agent(control, uid, held, many_users=many_users).loop(owner, server)
 
 
 def _redirections(stdio: int, fds: list[int]) -> list[tuple[int, int, int]]:
@@ -296,11 +297,3 @@ def _drain(fd: int) -> None:
         os.read(fd, 128 * 16)
     except BlockingIOError:
         return
-
-
-def _permitted() -> int:
-    with open("/proc/self/status", "rb") as file:
-        for line in file:
-            if line.startswith(b"CapPrm:"):
-                return int(line.split()[1], 16)
-    return 0

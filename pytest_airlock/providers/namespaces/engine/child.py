@@ -28,18 +28,8 @@ MAX_TERMINALS = 256
 # System V IPC in all: 2 MB of semaphores and 128 MB of messages instead of 64 and 32 GB (sysvipc(7), semget(2), msgget(2)).
 _IPC = (("sem", b"32000 32000 500 1024"), ("msgmni", b"128"))
 # Kernel interfaces hidden or made read-only in /proc, as the container engines do (OCI runtime-spec, maskedPaths).
-MASKED = (
-    "acpi",
-    "asound",
-    "interrupts",
-    "kcore",
-    "keys",
-    "latency_stats",
-    "scsi",
-    "sched_debug",
-    "timer_list",
-    "timer_stats",
-)
+MASKED_DIRECTORIES = ("acpi", "asound", "scsi")
+MASKED_FILES = ("interrupts", "kcore", "keys", "latency_stats", "sched_debug", "timer_list", "timer_stats")
 READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 
 # CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE SYS_CHROOT, see capabilities(7)
@@ -96,8 +86,8 @@ def run(options: Options, ends: Ends) -> None:
         _loopback_up()
         _build_root(options, ends)
         _enter_root()
-        _lock_down(options)
-        agent.serve(ends.control, ends.owner, ends.server, options.uid, many_users=options.many_users)
+        held = _lock_down(options)
+        agent.serve(ends.control, ends.owner, ends.server, options.uid, held, many_users=options.many_users)
     except Exception as error:  # noqa: BLE001 - nobody is above us to see it: it is told to the client
         step = getattr(error, "step", "") or f"{type(error).__name__}: {error}"[:500]
         report = [step, getattr(error, "errno", None) or 0, str(getattr(error, "filename", None) or "")[:1000]]
@@ -107,10 +97,7 @@ def run(options: Options, ends: Ends) -> None:
 
 
 def _keep_only(wanted: set[int]) -> None:
-    """Close what the fork server has open, siblings' sockets first of all; 0, 1, 2 become the null device."""
-    null = os.open("/d/null", os.O_RDWR)
-    for fd in range(3):
-        os.dup2(null, fd)
+    """Close what the fork server has open, siblings' sockets first of all; 0, 1, 2 become the null device in the end."""
     low = 3
     for fd in sorted(wanted):
         os.closerange(low, fd)
@@ -129,9 +116,8 @@ def _build_root(options: Options, ends: Ends) -> None:
     syscalls.mount(
         "tmpfs", SCRATCH, "tmpfs", MS_NOSUID | MS_NODEV, f"size={options.size},nr_inodes={options.inodes},mode=755"
     )
-    for name, mode in (("shm", 0o1777), *((f"{kind}{i}", 0o755) for i in range(len(options.views)) for kind in "uw")):
-        os.mkdir(f"{SCRATCH}/{name}")
-        os.chmod(f"{SCRATCH}/{name}", mode)
+    os.umask(0)
+    os.mkdir(f"{SCRATCH}/shm", 0o1777)
     _make_covers()
     scratch = syscalls.open_tree(SCRATCH)
     protocol.send(ends.setup, b"t", (scratch,))
@@ -157,9 +143,10 @@ def _make_covers() -> None:
 
 def _mount_view(index: int, view: base.Layered, layers: tuple[int, ...]) -> None:
     target = ROOT + view.target
-    if os.path.realpath(target) != target:
-        # A link in a view below would take the mount somewhere else.
-        raise StepError(40, "mount point", view.target)  # ELOOP
+    # A link in a view below would take the mount somewhere else: ELOOP.
+    os.close(syscalls.open_path(target, "mount point"))
+    upper, work = f"{SCRATCH}/u{index}", f"{SCRATCH}/w{index}"
+    os.mkdir(work, 0o755)
     if view.mode == "rw":
         base.attach(f"/{view.lowers[-1]}", target)
         for path, cover in view.covers:
@@ -167,14 +154,14 @@ def _mount_view(index: int, view: base.Layered, layers: tuple[int, ...]) -> None
                 syscalls.mount(cover, f"{target}/{path}", None, MS_BIND)
         return
     if view.file:
-        _mount_file(f"/{view.lowers[-1]}", f"{SCRATCH}/w{index}/file", target, writable=view.mode == "cow")
+        os.mkdir(upper, 0o755)
+        _mount_file(f"/{view.lowers[-1]}", f"{work}/file", target, writable=view.mode == "cow")
         return
     lowers = list(view.lowers)
     data, flags = "userxattr", MS_NOSUID | MS_NODEV
     if view.mode == "cow":
         lowers = [f"l/{layer}/u{index}" for layer in reversed(layers)] + lowers
-        upper, work = f"{SCRATCH}/u{index}", f"{SCRATCH}/w{index}"
-        _like(lowers[0], upper)
+        _make_like(lowers[0], upper)
         data += f",upperdir={upper},workdir={work}"
     else:
         flags |= MS_RDONLY
@@ -192,16 +179,17 @@ def _mount_file(source: str, copy: str, target: str, *, writable: bool) -> None:
         syscalls.mount(None, target, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
 
 
-def _like(lower: str, upper: str) -> None:
-    """Give the top directory of a view the attributes it has below: in an overlay the topmost one's count."""
+def _make_like(lower: str, upper: str) -> None:
+    """Make the top directory of a view with the attributes it has below: in an overlay the topmost one's count."""
     info = os.stat(lower)
-    os.chmod(upper, info.st_mode & 0o1777)
-    try:
-        os.chown(upper, info.st_uid, info.st_gid)
-    except OSError as error:
-        # An owner that does not exist in here: the directory is the sandbox root's own then.
-        if error.errno not in (1, 22):
-            raise
+    os.mkdir(upper, info.st_mode & 0o1777)
+    if info.st_uid or info.st_gid:
+        try:
+            os.chown(upper, info.st_uid, info.st_gid)
+        except OSError as error:
+            # An owner that does not exist in here: the directory is the sandbox root's own then.
+            if error.errno not in (1, 22):
+                raise
     os.utime(upper, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
@@ -216,20 +204,35 @@ def _mount_proc(options: Options) -> None:
         write_proc(f"{proc}/sys/user/max_inotify_{name}", most, "sysctl")
     # What System V IPC holds is in no process' account: it outlives them, and whom the kernel ends for it is somebody else.
     for name, value in (("shmall", b"%d" % (options.size // os.sysconf("SC_PAGE_SIZE"))), *_IPC):
-        path = f"{proc}/sys/kernel/{name}"
-        if os.access(path, os.W_OK):
-            write_proc(path, value, "sysctl")
+        _write_if_allowed(f"{proc}/sys/kernel/{name}", value)
     # Root inside has no power over the network, but low ports are an ordinary thing to test.
     write_proc(f"{proc}/sys/net/ipv4/ip_unprivileged_port_start", b"0", "sysctl")
     for name in READ_ONLY:
         path = f"{proc}/{name}"
-        if os.path.exists(path):
-            syscalls.mount(path, path, None, MS_BIND | MS_REC)
+        if _bind_over(path, path):
             syscalls.mount(None, path, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    for name in MASKED:
-        path = f"{proc}/{name}"
-        if os.path.exists(path):
-            syscalls.mount(NO_DIRECTORY if os.path.isdir(path) else NO_FILE, path, None, MS_BIND)
+    for names, cover in ((MASKED_DIRECTORIES, NO_DIRECTORY), (MASKED_FILES, NO_FILE)):
+        for name in names:
+            _bind_over(cover, f"{proc}/{name}")
+
+
+def _write_if_allowed(path: str, text: bytes) -> None:
+    try:
+        write_proc(path, text, "sysctl")
+    except StepError as error:
+        if error.errno not in (1, 2, 13):  # EPERM, ENOENT, EACCES: the id that owns it does not exist in here
+            raise
+
+
+def _bind_over(source: str, path: str) -> bool:
+    """Bind `source` at `path`; False where this kernel has no such file. One call each: a look before costs as much."""
+    try:
+        syscalls.mount(source, path, None, MS_BIND | MS_REC)
+    except StepError as error:
+        if error.errno == 2:
+            return False
+        raise
+    return True
 
 
 def _mount_dev() -> None:
@@ -254,8 +257,8 @@ def _enter_root() -> None:
     os.close(null)
 
 
-def _lock_down(options: Options) -> None:
-    """From here on nothing can be undone. Order: what needs capabilities first, the filter last but one."""
+def _lock_down(options: Options) -> int:
+    """From here on nothing can be undone. Order: what needs capabilities first, the filter last. Returns what is kept."""
     for number, soft, hard in options.limits:
         ceiling = resource.getrlimit(number)[1]
         if ceiling != resource.RLIM_INFINITY:
@@ -274,3 +277,4 @@ def _lock_down(options: Options) -> None:
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     syscalls.seccomp(options.program)
+    return kept

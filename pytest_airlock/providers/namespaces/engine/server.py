@@ -9,48 +9,26 @@ from __future__ import annotations
 import _socket
 import gc
 import os
-import resource
 import select
 import signal
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
-from . import base, cgroups, child, diff, identity, protocol, seccomp, stage, syscalls
-from .identity import Slot
+from . import base, diff, protocol, stage, syscalls
+from .lives import Life, Lives, Recipe
+from .seats import Seat, Seats
 from .syscalls import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REMOUNT, StepError
 from .world import World
 
 __all__ = ["main"]
 
-_DEADLINE_MS = 10_000
-_NAMESPACES = (
-    syscalls.CLONE_NEWUSER
-    | syscalls.CLONE_NEWNS
-    | syscalls.CLONE_NEWPID
-    | syscalls.CLONE_NEWIPC
-    | syscalls.CLONE_NEWUTS
-    | syscalls.CLONE_NEWNET
-)
-
-
-class Life(NamedTuple):
-    """A running incarnation of a sandbox: PID 1, its pidfd, and the channel its tmpfs arrives on."""
-
-    pid: int
-    pidfd: int
-    setup: _socket.socket
-    group: Any
-
-
 class Sandbox:
-    """What the server knows of one: its base and slot stay, its life and its layers change."""
+    """What the server knows of one: its seat stays, its base, its life and its layers change."""
 
-    def __init__(self, image: base.Base, slot: Slot, spec: dict[str, Any]) -> None:
-        self.image, self.slot, self.spec = image, slot, spec
-        self.layers: tuple[int, ...] = ()
+    def __init__(self, seat: Seat, recipe: Recipe) -> None:
+        self.seat, self.recipe = seat, recipe
         self.made: set[int] = set()
         self.life: Life | None = None
-        self.scratch = -1
 
     def drop(self, layers: set[int]) -> None:
         """Unmount layers that nothing stands on any more."""
@@ -67,14 +45,13 @@ class Server:
 
     def __init__(self, sock: _socket.socket, owner: int, found: stage.Stage) -> None:
         self.sock, self.owner, self.stage = sock, owner, found
-        self.myself = os.pidfd_open(os.getpid())
+        self.lives = Lives(owner, found)
+        self.seats = Seats(self.lives, found)
         self.bases: dict[int, base.Base] = {}
         self.sandboxes: dict[int, Sandbox] = {}
-        self.free: list[Slot] = [found.probe]
         self.count = 0
-        self.slots = 1
-        self.born = 0
         self.walkers: list[int] = []
+        self.refill: Sandbox | None = None
 
     # ------------------------------------------------------------------ requests
 
@@ -86,106 +63,98 @@ class Server:
         )
         return self.count
 
-    def op_rebase(self, request: dict[str, Any]) -> None:
-        """From its next life on a sandbox stands on another base."""
-        self.sandboxes[request["id"]].image = self.bases[request["base"]]
-
     def op_forget(self, request: dict[str, Any]) -> None:
         """Nothing stands on this base any more."""
-        self.bases.pop(request["base"]).close()
-
-    def op_create(self, request: dict[str, Any]) -> int:
-        image = self.bases[request["base"]]
-        if self.stage.identity.privileged and self.stage.idmap:
-            slot = self.free.pop() if self.free else self._new_slot()
-        else:
-            slot = self.stage.probe
-        self.count += 1
-        self.sandboxes[self.count] = Sandbox(image, slot, request["spec"])
-        return self.count
-
-    def _new_slot(self) -> Slot:
-        self.slots += 1
-        return identity.open_slot(self.slots - 1, self.stage.identity)
+        image = self.bases.pop(request["base"])
+        self.seats.forget(image)
+        image.close()
 
     def op_start(self, request: dict[str, Any]) -> None:
-        """Answers by itself, with the control socket and the pidfd of PID 1."""
-        box = self.sandboxes[request["id"]]
-        if box.life is not None:
-            self._end(box)
-        control, far = protocol.channel()
-        try:
-            box.life = self._clone(box, far)
-            protocol.send_json(self.sock, {"ok": box.life.pid}, (control.fileno(), box.life.pidfd))
-        finally:
-            control.close()
-            far.close()
+        """Begin a life; answers by itself, with the control socket and the pidfd of PID 1."""
+        box = self._box(request)
+        self._end(box)
+        self._hand_out(box, box.seat.take(box.recipe) or self.lives.begin(box.recipe, box.seat.slot))
 
     def op_reset(self, request: dict[str, Any]) -> None:
-        """kill, layers, retain and start in one: the old life is proved dead before the new one begins."""
-        box = self.sandboxes[request["id"]]
-        self._end(box)
-        box.layers = tuple(request["layers"])
-        box.drop(box.made - set(request["needed"]))
-        self.op_start(request)
+        """kill, layers, retain and start in one: the next life is taken, or built while the old one dies; it is handed
+        out when the old one is proved dead, and only if nothing was ever written in it.
+        """
+        box = self._box(request)
+        if box.life is not None:
+            box.life.kill()
+        box.recipe = box.recipe._replace(layers=tuple(request["layers"]))
+        following = box.seat.take(box.recipe) or self.lives.begin(box.recipe, box.seat.slot)
+        try:
+            self._end(box)
+            box.drop(box.made - set(request["needed"]))
+            if not following.pristine():
+                raise StepError(39, "pristine")  # ENOTEMPTY
+        except BaseException:
+            following.bury()
+            raise
+        self._hand_out(box, following)
+
+    def _hand_out(self, box: Sandbox, life: Life) -> None:
+        box.life = life
+        protocol.send_json(self.sock, {"ok": life.pid}, (life.control.fileno(), life.pidfd))
+        life.control.close()
+        self.refill = box
 
     def op_kill(self, request: dict[str, Any]) -> bool:
         """End the life: proved by the kernel when this returns. What was written is lost."""
-        box = self.sandboxes[request["id"]]
+        box = self._known(request)
         alive = box.life is not None
         self._end(box)
         return alive
 
     def op_freeze(self, request: dict[str, Any]) -> list[int]:
         """End the life and keep what it wrote as a layer; the answer is the new list of layers."""
-        box = self.sandboxes[request["id"]]
+        box = self._known(request)
         if box.life is not None:
-            scratch = self._scratch(box)
-            self._end(box, keep=True)
+            written, scratch = not box.life.pristine(), box.life.take_scratch()
             try:
-                self._freeze(box, scratch)
+                self._end(box)
+                if written:
+                    self._freeze(box, scratch)
             finally:
                 os.close(scratch)
-        return list(box.layers)
+        return list(box.recipe.layers)
 
     def op_layers(self, request: dict[str, Any]) -> None:
         """Choose what the next life stands on."""
-        box = self.sandboxes[request["id"]]
-        box.layers = tuple(request["layers"])
+        box = self._box(request)
+        box.recipe = box.recipe._replace(layers=tuple(request["layers"]))
 
     def op_adopt(self, request: dict[str, Any]) -> list[int]:
         """Make another sandbox's layers this one's own, shifted into its id range; the answer are their numbers."""
-        box = self.sandboxes[request["id"]]
+        box = self._box(request)
         shift = self.stage.idmap and self.stage.identity.privileged
         adopted = []
         for layer in request["layers"]:
             self.count += 1
             # A shifted mount cannot be shifted again, so the plain one is kept for the next who adopts it.
             plain = f"/p/{layer}" if os.path.isdir(f"/p/{layer}") else f"/l/{layer}"
-            for place, userns in ((f"/p/{self.count}", 0), (f"/l/{self.count}", box.slot.userns if shift else 0)):
+            for place, userns in ((f"/p/{self.count}", 0), (f"/l/{self.count}", box.seat.slot.userns if shift else 0)):
                 base.clone_to(plain, place, userns)
             box.made.add(self.count)
             adopted.append(self.count)
-        box.layers = tuple(adopted)
+        box.recipe = box.recipe._replace(layers=tuple(adopted))
         return adopted
 
     def op_retain(self, request: dict[str, Any]) -> None:
         """Unmount the layers of a sandbox that are not in `layers`: nothing stands on them any more."""
-        box = self.sandboxes[request["id"]]
-        box.drop(box.made - set(request["layers"]))
-
-    def op_pristine(self, request: dict[str, Any]) -> bool:
-        """Whether the present life has written nothing yet."""
-        return not _written(f"/proc/self/fd/{self._scratch(self.sandboxes[request['id']])}")
+        box = self.sandboxes.get(request["id"])
+        if box is not None:
+            box.drop(box.made - set(request["layers"]))
 
     def op_oom(self, request: dict[str, Any]) -> int:
         """How often the kernel killed for the sandbox's memory limit."""
-        life = self.sandboxes[request["id"]].life
+        life = self._known(request).life
         return life.group.oom_kills() if life is not None and life.group is not None else 0
 
     def op_diff(self, request: dict[str, Any], fds: list[int]) -> None:
         """Write the changes since `layers` to the pipe that came along, from a process of its own."""
-        box = self.sandboxes[request["id"]]
+        box = self._known(request)
         views = self._diff_views(box, len(request["layers"]))
         self._reap()
         pid = os.fork()
@@ -206,115 +175,41 @@ class Server:
         if box is None:
             return
         self._end(box)
-        if box.slot is not self.stage.probe or self.stage.idmap:
-            self.free.append(box.slot)
+        self.seats.leave(box.seat)
         box.drop(set(box.made))
 
-    # ------------------------------------------------------------------ lives
+    # ------------------------------------------------------------------ sandboxes
 
-    def _clone(self, box: Sandbox, far: _socket.socket) -> Life:
-        setup, setup_far = protocol.channel()
-        wait, go = os.pipe2(os.O_CLOEXEC)
-        group = None
-        try:
-            options = self._options(box)
-            group = self._group(box)
-            pid, pidfd = syscalls.clone(_NAMESPACES)
-            if pid == 0:
-                child.run(options, child.Ends(far, setup_far, wait, self.owner, self.myself))
-            life = Life(pid, pidfd, setup, group)
-            try:
-                inside = 0 if self.stage.identity.ids > 1 else box.spec["uid"]
-                for name in ("uid_map", "gid_map"):
-                    identity.write_proc(f"/proc/{pid}/{name}", box.slot.id_map(self.stage.identity, inside))
-                if group is not None:
-                    group.add(pid)
-                os.write(go, b"x")
-            except BaseException:
-                self._bury(life)
-                raise
-            return life
-        except BaseException:
-            setup.close()
-            if group is not None:
-                group.remove()
-            raise
-        finally:
-            os.close(wait)
-            os.close(go)
-            setup_far.close()
+    def _box(self, request: dict[str, Any]) -> Sandbox:
+        """The sandbox of a request, which is known from its first one on, on the base that it is to stand on now."""
+        image, number = self.bases[request["base"]], request["id"]
+        box = self.sandboxes.get(number)
+        if box is None:
+            recipe = Recipe(image, (), request["spec"])
+            box = self.sandboxes[number] = Sandbox(self.seats.sit(recipe), recipe)
+        elif box.recipe.image is not image:
+            box.recipe = box.recipe._replace(image=image)
+        return box
 
-    def _options(self, box: Sandbox) -> child.Options:
-        spec = box.spec
-        program = seccomp.build(
-            nesting=spec["nested"], single_user=self.stage.identity.ids == 1, pin_cpus=bool(spec["affinity"])
-        )
-        return child.Options(
-            views=tuple(box.image.views(box.slot)),
-            layers=box.layers,
-            size=spec["disk"],
-            inodes=spec["inodes"],
-            uid=spec["uid"],
-            many_users=self.stage.identity.ids > 1,
-            nested=spec["nested"],
-            program=program,
-            limits=tuple((getattr(resource, name), soft, hard) for name, soft, hard in spec["limits"]),
-            last_capability=self.stage.last_capability,
-            affinity=spec["affinity"],
-        )
+    def _known(self, request: dict[str, Any]) -> Sandbox:
+        box = self.sandboxes.get(request["id"])
+        if box is None:
+            raise StepError(3, "sandbox")  # ESRCH: it was never started
+        return box
 
-    def _group(self, box: Sandbox) -> Any:
-        wanted = box.spec["group"]
-        if not wanted:
-            return None
-        self.born += 1
-        return cgroups.create(f"{self.born}", prefix="/host", **wanted)
-
-    def _bury(self, life: Life) -> None:
-        """SIGKILL to PID 1 and wait: the kernel lets its pidfd poll readable only when the whole pid name space is empty.
-
-        Who sits in an uninterruptible call does not die: after a deadline that is an error, and the rest is left alone.
-        """
-        signal.pidfd_send_signal(life.pidfd, signal.SIGKILL)
-        poll = select.poll()
-        poll.register(life.pidfd, select.POLLIN)
-        if not poll.poll(_DEADLINE_MS):
-            raise StepError(16, "death of PID 1", f"/proc/{life.pid}")  # EBUSY
-        os.waitpid(life.pid, 0)
-        os.close(life.pidfd)
-
-    def _end(self, box: Sandbox, *, keep: bool = False) -> None:
+    def _end(self, box: Sandbox) -> None:
         if box.life is None:
             return
         life, box.life = box.life, None
         try:
-            self._bury(life)
+            life.bury()
         except StepError:
             # Quarantined: its id slot and its tmpfs are never used again.
-            box.slot = self._new_slot() if self.stage.idmap else box.slot
-            box.scratch = -1
+            self.seats.abandon(box.seat)
+            box.seat = self.seats.sit()
             raise
-        life.setup.close()
-        if life.group is not None:
-            life.group.remove()
-        if box.scratch >= 0 and not keep:
-            os.close(box.scratch)
-        box.scratch = -1
-
-    def _scratch(self, box: Sandbox) -> int:
-        """The detached clone of the sandbox's tmpfs, sent by the child before any sandbox code ran."""
-        if box.scratch < 0:
-            if box.life is None:
-                raise StepError(2, "scratch")
-            data, fds = protocol.receive(box.life.setup)
-            if data is None or not fds:
-                raise StepError(3, "scratch")  # ESRCH: it died while its root was put together
-            box.scratch = fds[0]
-        return box.scratch
 
     def _freeze(self, box: Sandbox, scratch: int) -> None:
-        if not _written(f"/proc/self/fd/{scratch}"):
-            return
         self.count += 1
         place = f"/l/{self.count}"
         os.mkdir(place)
@@ -322,16 +217,16 @@ class Server:
         # The superblock, not only this mount: EBUSY if anything could still write to it.
         syscalls.mount(None, place, None, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
         box.made.add(self.count)
-        box.layers = (*box.layers, self.count)
+        box.recipe = box.recipe._replace(layers=(*box.recipe.layers, self.count))
 
     def _diff_views(self, box: Sandbox, since: int) -> list[diff.DiffView]:
         tops: list[str] = []
         if box.life is not None:
-            tops.append(f"/proc/self/fd/{self._scratch(box)}")
-        layers = [f"/l/{layer}" for layer in reversed(box.layers)]
+            tops.append(f"/proc/self/fd/{box.life.scratch}")
+        layers = [f"/l/{layer}" for layer in reversed(box.recipe.layers)]
         newer, older = layers[: len(layers) - since], layers[len(layers) - since :]
         views = []
-        for index, view in enumerate(box.image.views(box.slot)):
+        for index, view in enumerate(box.recipe.image.views(box.seat.slot)):
             if view.mode == "cow" and view.system:
                 uppers = tuple(f"{top}/u{index}" for top in (*tops, *newer))
                 lowers = tuple(f"{layer}/u{index}" for layer in older) + tuple(f"/{lower}" for lower in view.lowers)
@@ -345,13 +240,22 @@ class Server:
         poll.register(self.sock.fileno(), select.POLLIN)
         poll.register(self.owner, select.POLLIN)
         while True:
-            for fd, _ in poll.poll():
+            events = poll.poll(0 if self.refill is not None else None)
+            if not events:
+                self._refill()
+            for fd, _ in events:
                 if fd == self.owner:
                     return
                 request, fds = protocol.receive_json(self.sock)
                 if request is None:
                     return
                 self._answer(request, fds)
+
+    def _refill(self) -> None:
+        """Nobody asks for anything: time for a spare."""
+        box, self.refill = self.refill, None
+        if box is not None and box.life is not None:
+            self.seats.refill(box.seat, box.recipe)
 
     def _answer(self, request: dict[str, Any], fds: list[int]) -> None:
         op = request["op"]
@@ -371,14 +275,10 @@ class Server:
         """Kill all first, then wait for all: they die side by side."""
         for box in self.sandboxes.values():
             if box.life is not None:
-                signal.pidfd_send_signal(box.life.pidfd, signal.SIGKILL)
+                box.life.kill()
+        self.seats.close()
         for box in self.sandboxes.values():
             self._end(box)
-
-
-def _written(scratch: str) -> bool:
-    """Whether any upper directory of a sandbox's tmpfs has an entry."""
-    return any(os.listdir(f"{scratch}/{name}") for name in os.listdir(scratch) if name.startswith("u"))
 
 
 def main(fd: int) -> None:

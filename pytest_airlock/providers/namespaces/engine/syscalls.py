@@ -7,6 +7,7 @@ Constants are from the kernel's uapi headers (mount.h, sched.h, prctl.h, capabil
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import struct
 
@@ -32,7 +33,8 @@ AT_RECURSIVE = 0x8000
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = 0o2000000
 MOVE_MOUNT_F_EMPTY_PATH = 4
-RESOLVE_NO_MAGICLINKS = 2
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS = 2, 4
+O_PATH = 0o10000000
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP = 1, 2, 4, 0x00100000
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS = 1, 4, 8
@@ -86,6 +88,7 @@ def _fail(step: str, path: str = "") -> StepError:
     return StepError(ctypes.get_errno(), step, path)
 
 
+@functools.cache
 def _number(name: str) -> int:
     machine = os.uname().machine
     if machine not in _MACHINES:
@@ -177,6 +180,15 @@ def open_plain(path: bytes, flags: int, mode: int = 0) -> int:
     """openat2(2) through symbolic links, but ELOOP for those of /proc that lead to an open file (RESOLVE_NO_MAGICLINKS)."""
     how = struct.pack("=3Q", flags, mode, RESOLVE_NO_MAGICLINKS)
     return _call("openat2", AT_FDCWD, path, how, len(how))
+
+
+def open_path(path: str, step: str) -> int:
+    """openat2(2): a descriptor of the place `path`, with no symbolic link on the way to it (RESOLVE_NO_SYMLINKS)."""
+    how = struct.pack("=3Q", O_PATH | os.O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS)
+    try:
+        return _call("openat2", AT_FDCWD, os.fsencode(path), how, len(how), path=path)
+    except StepError as error:
+        raise StepError(error.errno or 0, step, path) from error
 
 
 def capset(permitted: int, effective: int) -> None:

@@ -1,0 +1,166 @@
+"""One incarnation of a sandbox: cloned, told its options, proved dead."""
+
+from __future__ import annotations
+
+import _socket
+import os
+import resource
+import select
+import signal
+from typing import Any, NamedTuple
+
+from . import base, cgroups, child, identity, protocol, seccomp, stage, syscalls
+from .identity import Slot
+from .syscalls import StepError
+
+__all__ = ["Life", "Lives", "Recipe"]
+
+_DEADLINE_MS = 10_000
+_NAMESPACES = (
+    syscalls.CLONE_NEWUSER
+    | syscalls.CLONE_NEWNS
+    | syscalls.CLONE_NEWPID
+    | syscalls.CLONE_NEWIPC
+    | syscalls.CLONE_NEWUTS
+    | syscalls.CLONE_NEWNET
+)
+
+
+class Recipe(NamedTuple):
+    """All that decides what a life is: two of one recipe cannot be told apart. `spec` are the words of limits.py."""
+
+    image: base.Base
+    layers: tuple[int, ...]
+    spec: dict[str, Any]
+
+
+class Life:
+    """A running PID 1: its pidfd, the channel its tmpfs arrives on, its cgroup, and until it is handed out our end of
+    its control socket.
+    """
+
+    def __init__(self, pid: int, pidfd: int, control: _socket.socket, setup: _socket.socket, group: Any) -> None:
+        self.pid, self.pidfd, self.control, self.setup, self.group = pid, pidfd, control, setup, group
+        self._scratch = -1
+
+    def alive(self) -> bool:
+        """The kernel's word."""
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return not poll.poll(0)
+
+    @property
+    def scratch(self) -> int:
+        """A detached clone of its tmpfs, sent by the child before any sandbox code ran."""
+        if self._scratch < 0:
+            data, fds = protocol.receive(self.setup)
+            if data is None or not fds:
+                raise StepError(3, "scratch")  # ESRCH: it died while its root was put together
+            self._scratch = fds[0]
+        return self._scratch
+
+    def pristine(self) -> bool:
+        """Whether nothing has been written yet: no upper directory of its tmpfs has an entry."""
+        top = f"/proc/self/fd/{self.scratch}"
+        return not any(os.listdir(f"{top}/{name}") for name in os.listdir(top) if name.startswith("u"))
+
+    def kill(self) -> None:
+        """It begins to die; bury() is the proof."""
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def bury(self) -> None:
+        """SIGKILL to PID 1 and wait: the kernel lets its pidfd poll readable only when the whole pid name space is empty.
+
+        Who sits in an uninterruptible call does not die: after a deadline that is an error, and the rest is left alone.
+        """
+        self.kill()
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        if not poll.poll(_DEADLINE_MS):
+            raise StepError(16, "death of PID 1", f"/proc/{self.pid}")  # EBUSY
+        os.waitpid(self.pid, 0)
+        os.close(self.pidfd)
+        self.control.close()
+        self.setup.close()
+        if self.group is not None:
+            self.group.remove()
+        if self._scratch >= 0:
+            os.close(self._scratch)
+            self._scratch = -1
+
+    def take_scratch(self) -> int:
+        """The tmpfs outlives the life: it is the caller's from now on."""
+        scratch, self._scratch = self.scratch, -1
+        return scratch
+
+
+class Lives:
+    """Begins lives on a prepared stage."""
+
+    def __init__(self, owner: int, found: stage.Stage) -> None:
+        self._owner, self._stage = owner, found
+        self._myself = os.pidfd_open(os.getpid())
+        self._born = 0
+
+    def begin(self, recipe: Recipe, slot: Slot) -> Life:
+        """Returns at once; READY or BROKEN comes on the control socket."""
+        control, far = protocol.channel()
+        setup, setup_far = protocol.channel()
+        wait, go = os.pipe2(os.O_CLOEXEC)
+        group = None
+        try:
+            options = self._options(recipe, slot)
+            group = self._group(recipe.spec)
+            pid, pidfd = syscalls.clone(_NAMESPACES)
+            if pid == 0:
+                child.run(options, child.Ends(far, setup_far, wait, self._owner, self._myself))
+            life = Life(pid, pidfd, control, setup, group)
+            try:
+                self._admit(life, recipe.spec, slot)
+                os.write(go, b"x")
+            except BaseException:
+                life.bury()
+                raise
+            return life
+        except BaseException:
+            control.close()
+            setup.close()
+            if group is not None:
+                group.remove()
+            raise
+        finally:
+            far.close()
+            setup_far.close()
+            os.close(wait)
+            os.close(go)
+
+    def _admit(self, life: Life, spec: dict[str, Any], slot: Slot) -> None:
+        inside = 0 if self._stage.identity.ids > 1 else spec["uid"]
+        for name in ("uid_map", "gid_map"):
+            identity.write_proc(f"/proc/{life.pid}/{name}", slot.id_map(self._stage.identity, inside))
+        if life.group is not None:
+            life.group.add(life.pid)
+
+    def _options(self, recipe: Recipe, slot: Slot) -> child.Options:
+        spec, ids = recipe.spec, self._stage.identity.ids
+        program = seccomp.build(nesting=spec["nested"], single_user=ids == 1, pin_cpus=bool(spec["affinity"]))
+        return child.Options(
+            views=tuple(recipe.image.views(slot)),
+            layers=recipe.layers,
+            size=spec["disk"],
+            inodes=spec["inodes"],
+            uid=spec["uid"],
+            many_users=ids > 1,
+            nested=spec["nested"],
+            program=program,
+            limits=tuple((getattr(resource, name), soft, hard) for name, soft, hard in spec["limits"]),
+            last_capability=self._stage.last_capability,
+            affinity=spec["affinity"],
+        )
+
+    def _group(self, spec: dict[str, Any]) -> Any:
+        wanted = spec["group"]
+        if not wanted:
+            return None
+        self._born += 1
+        return cgroups.create(f"{self._born}", prefix="/host", **wanted)
