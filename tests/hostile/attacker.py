@@ -61,11 +61,24 @@ class Result(NamedTuple):
 class Box:
     """A running sandbox. A `str` is a script for /bin/sh, a list an argv."""
 
+    #: Who attacks where nobody is named; None is the sandbox's own default.
+    user: str | None = None
+
     def __init__(self, provider: NamespacesProvider, name: str, **words: Any) -> None:
         self.provider, self.name = provider, name
         self.handle = provider.create(ProviderSpec(name, **words))
         self.spawned: list[NamespaceProcess] = []
+        self.others: list[Box] = []
         self.start()
+
+    def another(self, **words: Any) -> Box:
+        """A neighbour: deleted with this one."""
+        self.others.append(Box(self.provider, f"{self.name}-{len(self.others)}", **words))
+        return self.others[-1]
+
+    @property
+    def mode(self) -> str:
+        return id_mode(self.provider)
 
     def start(self) -> None:
         self.provider.start(self.handle)
@@ -74,6 +87,7 @@ class Box:
         """Start it; whatever becomes of it, its streams are closed with the sandbox."""
         argv = ["/bin/sh", "-c", command] if isinstance(command, str) else command
         env = tuple(self.provider.environ(self.handle).items())
+        user = user or self.user
         self.spawned.append(self.provider.spawn(self.handle, Command(tuple(argv), env, user=user, **redirect)))
         return self.spawned[-1]
 
@@ -112,9 +126,21 @@ class Box:
         return int(next(line.split()[1] for line in text.splitlines() if line.startswith("Pid:")))
 
     def delete(self) -> None:
+        for other in self.others:
+            other.delete()
+        self.others.clear()
         for process in self.spawned:
             process.close()
         self.provider.delete(self.handle)
+
+
+def id_mode(provider: NamespacesProvider) -> str:
+    """How the engine has its ids here: "root" (a leased range each), "range" (of subuid(5)) or "single" (one id)."""
+    engine = provider._engine
+    assert engine is not None
+    if engine.found["privileged"]:
+        return "root"
+    return "range" if engine.found["ids"] > 1 else "single"
 
 
 def _drain(process: Any) -> tuple[str, str]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import attacks
 import pytest
-from attacker import CANARY, Box
+import table
+import weakened
+from attacker import CANARY, Box, id_mode
 
 from pytest_airlock.providers.namespaces import NamespacesProvider
 
@@ -25,13 +30,24 @@ def provider() -> Iterator[NamespacesProvider]:
 
 
 @pytest.fixture(scope="session")
+def weak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., NamespacesProvider]]:
+    """Providers without the protections that are named; one for all tests that name the same ones."""
+    booted: dict[tuple[str, ...], NamespacesProvider] = {}
+
+    def without(*names: str) -> NamespacesProvider:
+        if names not in booted:
+            directory: Path = tmp_path_factory.mktemp("weakened")
+            booted[names] = weakened.boot(directory, names)
+        return booted[names]
+
+    yield without
+    for provider in booted.values():
+        provider.close()
+
+
+@pytest.fixture(scope="session")
 def mode(provider: NamespacesProvider) -> str:
-    """How the engine has its ids here: "root" (a leased range each), "range" (of subuid(5)) or "single" (one id)."""
-    engine = provider._engine
-    assert engine is not None
-    if engine.found["privileged"]:
-        return "root"
-    return "range" if engine.found["ids"] > 1 else "single"
+    return id_mode(provider)
 
 
 _serial = itertools.count(1)
@@ -49,6 +65,42 @@ def make_box(provider: NamespacesProvider) -> Iterator[Callable[..., Box]]:
     yield make
     for box in made:
         box.delete()
+
+
+@pytest.fixture
+def make_weak_box(weak: Callable[..., NamespacesProvider]) -> Iterator[Callable[..., Box]]:
+    """Sandboxes of an engine without the protections that are named, with words of ProviderSpec."""
+    made: list[Box] = []
+    with contextlib.ExitStack() as stack:
+
+        def make(*names: str, **words: Any) -> Box:
+            stack.enter_context(weakened.on_host(names))
+            made.append(Box(weak(*names), f"weak-{next(_serial)}", **words))
+            return made[-1]
+
+        yield make
+        for box in made:
+            box.delete()
+
+
+@pytest.fixture
+def row(request: pytest.FixtureRequest, mode: str) -> Callable[..., None]:
+    """Put a row into the table: row(attack, stops=…, expected=…, seen=…, without=…)."""
+
+    def put(attack: str, **cells: Any) -> None:
+        texts = {name: attacks.short(value) for name, value in cells.items()}
+        request.node.user_properties.append((table.PROPERTY, {"attack": attack, "mode": mode, **texts}))
+
+    return put
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--hostile-table", metavar="FILE", help="write what the attacks came to, as JSON for table.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--hostile-table") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(table.Recorder(Path(config.getoption("--hostile-table"))), "hostile-table")
 
 
 @pytest.fixture
