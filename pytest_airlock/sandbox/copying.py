@@ -127,7 +127,8 @@ def copy_out(backend: Backend, inside: str | SandboxPath, host: str | os.PathLik
 
 
 def _refused(path: str, why: str) -> OSError:
-    return OSError(errno.EINVAL, f"refused to copy out: {why}", path)
+    """A path can be 64 KiB: an error that nobody can read helps nobody."""
+    return OSError(errno.EINVAL, f"refused to copy out: {why}", path if len(path) <= 1000 else f"{path[:1000]}…")
 
 
 class Landing:

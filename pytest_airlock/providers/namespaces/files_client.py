@@ -18,7 +18,6 @@ from pytest_airlock.providers.namespaces.engine.frames import (
     ENTRY,
     MAX_LISTING,
     MAX_PATH,
-    OVERHEAD,
     FileRecord,
     FrameError,
     FrameWriter,
@@ -167,9 +166,10 @@ class FileClient:
         worker = self._open_worker(request.pack())
         patience = Patience(self._deadline)
         operation = f"{request.operation} {os.fsdecode(request.path)!r}"
-        bound = request.limit + OVERHEAD
         try:
-            replies = Replies(worker.stdout, operation, bound=bound, patience=patience, path=path, died=worker.death)
+            replies = Replies(
+                worker.stdout, operation, bound=request.bound, patience=patience, path=path, died=worker.death
+            )
             yield _Call(worker, replies, patience)
         except BaseException:
             # After its last frame there is nothing to end: an OSError is an outcome like another.

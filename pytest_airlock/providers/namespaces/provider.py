@@ -152,7 +152,13 @@ class NamespacesProvider:
         host = self._host if images.is_host_image(spec.image) else None
         environ = {**images.base_environ(spec.user, host), **dict(spec.env)}
         self._boxes[spec.name] = Box(
-            next(self._numbers), spec, limits=limits, environ=environ, ids=engine.found["ids"], base=base, planned=self._memory.version
+            next(self._numbers),
+            spec,
+            limits=limits,
+            environ=environ,
+            ids=engine.found["ids"],
+            base=base,
+            planned=self._memory.version,
         )
         data = {"engine": engine.found["pid"], "boot": engine.found["born"]}
         return Handle(self.name, spec.name, data, features.enforced(spec, found))
