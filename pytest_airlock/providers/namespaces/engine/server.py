@@ -22,7 +22,6 @@ from .world import World
 
 __all__ = ["main"]
 
-
 class Sandbox:
     """What the server knows of one: its seat stays, its base, its life and its layers change."""
 
