@@ -91,9 +91,10 @@ class Box:
         self.spawned.append(self.provider.spawn(self.handle, Command(tuple(argv), env, user=user, **redirect)))
         return self.spawned[-1]
 
-    def python(self, script: str, *, user: str | None = None) -> Any:
-        """Start Python inside with PRELUDE before the script; returns when it has said a line."""
-        process = self.spawn([sys.executable, "-I", "-c", f"{PRELUDE}\n{script}"], user=user, stderr="stdout")
+    def python(self, script: str, *, user: str | None = None, **redirect: Any) -> Any:
+        """Start Python inside with PRELUDE before the script; returns when it has said "ready"."""
+        argv = [sys.executable, "-I", "-c", f"{PRELUDE}\n{script}"]
+        process = self.spawn(argv, user=user, stderr="stdout", **redirect)
         assert select.select([process.stdout], [], [], PATIENCE)[0], "it says nothing"
         first = process.stdout.readline()
         assert first == b"ready\n", first + process.stdout.read()

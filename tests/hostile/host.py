@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,7 @@ def _text(path: str) -> str:
 
 
 def _status(pid: int) -> list[str]:
-    """State and whether it is traced, as proc_pid_status(5) has them."""
+    """Whether it is stopped or traced, and what signals wait for it, as proc_pid_status(5) has them."""
     lines = _text(f"/proc/{pid}/status").splitlines()
-    return [line for line in lines if line.startswith(("State:", "TracerPid:", "SigPnd:", "ShdPnd:"))]
+    told = [line for line in lines if line.startswith(("TracerPid:", "SigPnd:", "ShdPnd:"))]
+    return told + [line for line in lines if re.match(r"State:\s[TtZX]", line)]

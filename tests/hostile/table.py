@@ -49,39 +49,34 @@ def _cell(text: str) -> str:
 
 
 def markdown(files: list[list[dict[str, str]]]) -> str:
-    """One row for each attack and control; a column for each mode that was run."""
-    rows: dict[tuple[str, str, str], dict[str, dict[str, str]]] = {}
+    """A table for each group: one line for each attack, or for each of its controls; modes that are alike share it."""
+    cells: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    controls: dict[tuple[str, str], dict[str, list[tuple[str, str]]]] = {}
     for row in (row for file in files for row in file):
-        key = (row.get("group", ""), row["attack"], row.get("off", ""))
-        rows.setdefault(key, {})[row["mode"]] = row
-    seen_modes = [mode for mode in _MODES if any(mode in modes for modes in rows.values())]
+        key = row.get("group", "other"), row["attack"]
+        if "expected" in row:
+            cells.setdefault(key, {})[row["mode"]] = row
+        if row.get("off"):
+            controls.setdefault(key, {}).setdefault(row["mode"], []).append((row["off"], row["without"]))
+    ran = {mode for modes in cells.values() for mode in modes}
     lines = [_HEAD]
-    lines += [f"- **{mode}**: {_MODES[mode]}" + ("" if mode in seen_modes else " (not run)") for mode in _MODES]
+    lines += [f"- **{mode}**: {text}" + ("" if mode in ran else " (not run)") for mode, text in _MODES.items()]
     group = None
-    for (which, attack, off), modes in sorted(rows.items(), key=lambda item: item[0][0]):
-        if which != group:
-            group = which
-            lines += ["", f"## {group.capitalize() or 'Other'}", ""]
-            lines.append("| attack | what stops it | expected | seen | switched off | seen then | shown as |")
+    for key in sorted(cells, key=lambda key: key[0]):
+        if key[0] != group:
+            group = key[0]
+            lines += ["", f"## {group.capitalize()}", ""]
+            lines.append("| attack | what stops it | expected | seen | switched off | seen then | mode |")
             lines.append("|---|---|---|---|---|---|---|")
-        for cells, where in _alike(modes):
-            words = [attack, cells.get("stops", ""), cells["expected"], cells["seen"], off, cells.get("without", "")]
-            lines.append("| " + " | ".join(map(_cell, [*words, ", ".join(where)])) + " |")
+        seen: dict[tuple[str, ...], list[str]] = {}
+        for mode, row in cells[key].items():
+            words = row["attack"], row["stops"], row["expected"], row["seen"]
+            reason = row.get("reason", "")
+            shown = controls.get(key, {}).get(mode, []) if reason in ("", "nothing") else [("", f"not shown: {reason}")]
+            for off, without in shown or [("", "")]:
+                seen.setdefault((*words, off, without), []).append(mode)
+        lines += ["| " + " | ".join(map(_cell, [*words, ", ".join(where)])) + " |" for words, where in seen.items()]
     return "\n".join(lines) + "\n"
-
-
-def _alike(modes: dict[str, dict[str, str]]) -> list[tuple[dict[str, str], list[str]]]:
-    """Modes whose cells are the same share a row."""
-    found: list[tuple[dict[str, str], list[str]]] = []
-    for mode, row in modes.items():
-        cells = {name: text for name, text in row.items() if name != "mode"}
-        for other, where in found:
-            if other == cells:
-                where.append(mode)
-                break
-        else:
-            found.append((cells, [mode]))
-    return found
 
 
 if __name__ == "__main__":

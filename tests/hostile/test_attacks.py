@@ -53,12 +53,9 @@ def test_attack_is_held_and_the_host_unharmed(
         assert seen[user] == attacks.value_for(attack.expected, mode, user)
     assert host.state() == before
     user, answer = next(iter(seen.items()))
-    cells = {"group": group(attack), "stops": attack.stops, "seen": answer}
-    cells["expected"] = attacks.value_for(attack.expected, mode, user)
-    for off in attack.controls if not attack.why_not_shown(mode) else ():
-        row(attack.what, off=" (+) ".join(off), without=attacks.value_for(attack.controls[off], mode, user), **cells)
-    if why := attack.why_not_shown(mode):
-        row(attack.what, without=f"not shown: {why}", off="", **cells)
+    expected = attacks.value_for(attack.expected, mode, user)
+    why = attack.why_not_shown(mode)
+    row(attack.what, group=group(attack), stops=attack.stops, expected=expected, seen=answer, reason=why)
 
 
 @pytest.mark.parametrize(("attack", "off"), CONTROLS, ids=named)
@@ -69,6 +66,7 @@ def test_attack_works_without_what_stops_it(
     host: Host,
     mode: str,
     users: tuple[str, ...],
+    row: Callable[..., None],
 ) -> None:
     if attack.why_not_shown(mode):
         return  # said in the table
@@ -79,6 +77,7 @@ def test_attack_works_without_what_stops_it(
     assert seen == attacks.value_for(attack.controls[off], mode, box.user)
     if off == list(attack.controls)[-1]:
         assert seen != attacks.value_for(attack.expected, mode, box.user), "what is off makes no difference"
+    row(attack.what, group=group(attack), off=" (+) ".join(off), without=seen)
     assert host.state() == before, "a control must not harm this machine"
 
 

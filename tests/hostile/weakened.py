@@ -59,7 +59,8 @@ def weaken(name: str, *edits: Edit) -> str:
 def copy_engine(directory: Path, names: tuple[str, ...]) -> Path:
     """Copy the engine below `directory` and take the named protections out. Raises NothingToWeaken."""
     engine = directory / "engine"
-    shutil.copytree(Path(client.__file__).parent / "engine", engine, ignore=shutil.ignore_patterns("__pycache__"))
+    # With what is compiled already: only what is edited is compiled anew.
+    shutil.copytree(Path(client.__file__).parent / "engine", engine)
     # It tells that it was booted from here.
     edits: list[Edit] = [Replace('"pid": os.getpid(),', '"pid": os.getpid(), "weakened": True,')]
     for edit in edits + [edit for name in names for edit in WEAKENINGS[name]]:
