@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from typing import Any
 
-from attacker import Box
-from attacks import attack
+from attacker import Box, is_gone
+from attacks import By, attack
 from weakenings import DUMPABLE, NO_FILTER
-from weakenings_bounds import IPC_UNBOUNDED, LAST_TO_GO, LISTENS, NO_ROOM
+from weakenings_bounds import IPC_UNBOUNDED, LAST_TO_GO, LISTENS, NO_ROOM, PIPES_FOR_ALL
 
 from pytest_airlock.errors import ProviderError, SandboxDied
 
 DIED = "the sandbox died"
+HONEST = {"streams": {"EACCES"}, "read": "as it is"}
+FORGED = {"streams": {"ok"}, "read": "forged"}
 
 
 def survives(box: Box, script: str) -> Any:
@@ -21,7 +24,9 @@ def survives(box: Box, script: str) -> Any:
         answer = box.attack(script)
         assert box.run("echo alive").out == "alive\n"
     except (SandboxDied, AssertionError):
-        assert not box.provider.is_running(box.handle)
+        life = box.provider._boxes[box.name].life
+        assert life is not None
+        assert is_gone(life.pidfd)
         return DIED
     return answer
 
@@ -34,7 +39,7 @@ def sends_the_first_process_all_signals(box: Box) -> Any:
         """
 for number in range(1, 65):
     if number not in (32, 33): tried(os.kill, 1, number)
-for _ in range(20_000): os.kill(1, signal.SIGCHLD)
+for _ in range(20_000): tried(os.kill, 1, signal.SIGCHLD)
 answer = "alive"
 """,
     )
@@ -105,9 +110,12 @@ answer["cpu"] = tried(os.sched_setaffinity, 1, {min(os.sched_getaffinity(0))})
 
 
 @attack(
-    {"streams": {"EACCES"}, "read": "as it is"},
-    stops="workers of file calls not dumpable",
-    controls={(DUMPABLE,): {"streams": {"ok"}, "read": "refused"}},
+    HONEST,
+    stops="workers of file calls not dumpable; as root their pipes are nobody's inside",
+    controls={
+        (DUMPABLE,): By(FORGED, root=HONEST),
+        (DUMPABLE, PIPES_FOR_ALL): FORGED,
+    },
     users=("root",),
 )
 def forges_the_answer_of_a_file_call(box: Box) -> Any:
@@ -131,8 +139,10 @@ for name in os.listdir("/proc"):
     if name.isdigit() and int(name) not in (1, os.getpid()):
         try: fd = os.open(f"/proc/{name}/fd/4", os.O_WRONLY)
         except OSError: continue
+        os.kill(int(name), signal.SIGSTOP)
         print("ready", flush=True)
-        os.write(fd, b"\\5forged" * 10_000)
+        os.write(fd, b"forged" * 10_000)
+        os.kill(int(name), signal.SIGCONT)
 print("ready", flush=True)
 """
     )
@@ -144,12 +154,11 @@ print("ready", flush=True)
 
 def _finish(read: Callable[[], list[bytes]], forger: Any) -> str:
     try:
-        assert read() == [bytes(3_000_000)]
+        return "as it is" if read() == [bytes(3_000_000)] else "forged"
     except ProviderError:
-        return "refused"
+        return "forged"
     finally:
         forger.kill_tree()
-    return "as it is"
 
 
 @attack(
@@ -161,6 +170,8 @@ def _finish(read: Callable[[], list[bytes]], forger: Any) -> str:
 def has_the_first_process_hold_more_commands_than_it_can(box: Box) -> Any:
     """As many commands at once as PID 1 may have descriptors."""
     words: dict[str, Any] = {"stdin": "null", "stdout": "null", "stderr": "null"}
+    own = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, own[1]), own[1]))
     try:
         for _ in range(1100):
             box.spawn(["/bin/sleep", "1000"], **words)
@@ -170,6 +181,8 @@ def has_the_first_process_hold_more_commands_than_it_can(box: Box) -> Any:
         return "no room"
     except (SandboxDied, ProviderError):
         return DIED
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, own)
     return "room for all"
 
 
@@ -192,15 +205,16 @@ answer["raise"] = [wrote("/proc/sys/kernel/" + name, b"32000") for name in ("sem
 
 
 @attack(
-    {"all": [1000], "lower": "EACCES"},
-    stops="oom_score_adj of the first process",
-    controls={(LAST_TO_GO,): {"all": [0], "lower": "ok"}},
+    {"all": [1000], "lower": "ok", "below": "EACCES"},
+    stops="oom_score_adj of the first process; below what the host's own have nobody gets",
+    controls={(LAST_TO_GO,): {"all": [0], "lower": "ok", "below": "EACCES"}},
 )
 def lets_others_die_for_its_memory(box: Box) -> Any:
-    """Be the kernel's last choice when memory runs out: of all processes inside, what is written, and whether it can be lowered."""
+    """Be the kernel's last choice when memory runs out: what it is told of all inside, and if it can be lowered."""
     return box.attack(
         """
 answer["all"] = sorted({int(open(f"/proc/{name}/oom_score_adj").read()) for name in os.listdir("/proc") if name.isdigit()})
-answer["lower"] = wrote("/proc/self/oom_score_adj", str(answer["all"][0]).encode() if answer["all"] == [0] else b"0")
+answer["lower"] = wrote("/proc/self/oom_score_adj", b"0")
+answer["below"] = wrote("/proc/self/oom_score_adj", b"-1")
 """
     )

@@ -16,7 +16,7 @@ LISTENS = weaken(
 )
 IPC_UNBOUNDED = weaken("System V IPC not bounded", Redefine("_IPC", "_IPC = ()"))
 LAST_TO_GO = weaken(
-    "no word to the kernel who goes first", Replace('write_proc("/proc/self/oom_score_adj", b"1000")', "pass")
+    "no word to the kernel who goes first", Replace('identity.write_proc(f"/proc/{life.pid}/oom_score_adj", b"1000")', "pass")
 )
 OPENED_UNSEEN = weaken(
     "files opened without a look",
@@ -28,6 +28,17 @@ def open_regular(path, directory=None):
 """,
     ),
 )
+
+
+def _pipe_for_all(flags: int) -> tuple[int, int]:
+    read, write = os.pipe()
+    for fd in (read, write):
+        os.set_inheritable(fd, not flags & os.O_CLOEXEC)
+        os.fchmod(fd, 0o666)
+    return read, write
+
+
+PIPES_FOR_ALL = weaken("pipes of workers open to all", OnHost("os.pipe2", _pipe_for_all))
 NO_ROOM = weaken("PID 1 does not count its descriptors", Replace("len(self.running) >= self.room", "False"))
 
 # ---------------------------------------------------------------------- a worker of file calls that was taken over

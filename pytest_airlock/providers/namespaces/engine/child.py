@@ -72,8 +72,6 @@ def run(options: Options, ends: Ends) -> None:
     try:
         _keep_only({ends.control.fileno(), ends.setup.fileno(), ends.mapped, ends.owner, ends.server})
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
-        # Without a memory cgroup a sandbox can use up the machine: the kernel then ends it before anybody else.
-        write_proc("/proc/self/oom_score_adj", b"1000")
         if not os.read(ends.mapped, 1):
             os._exit(0)  # the fork server gave up on us
         os.close(ends.mapped)

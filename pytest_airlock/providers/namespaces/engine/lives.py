@@ -138,6 +138,8 @@ class Lives:
         inside = 0 if self._stage.identity.ids > 1 else spec["uid"]
         for name in ("uid_map", "gid_map"):
             identity.write_proc(f"/proc/{life.pid}/{name}", slot.id_map(self._stage.identity, inside))
+        # Without a memory cgroup it can use up the machine: the kernel then ends it before anybody else (proc_pid_oom_score_adj(5)).
+        identity.write_proc(f"/proc/{life.pid}/oom_score_adj", b"1000")
         if life.group is not None:
             life.group.add(life.pid)
 
