@@ -16,7 +16,8 @@ LISTENS = weaken(
 )
 IPC_UNBOUNDED = weaken("System V IPC not bounded", Redefine("_IPC", "_IPC = ()"))
 LAST_TO_GO = weaken(
-    "no word to the kernel who goes first", Replace('identity.write_proc(f"/proc/{life.pid}/oom_score_adj", b"1000")', "pass")
+    "no word to the kernel who goes first",
+    Replace('identity.write_proc(f"/proc/{life.pid}/oom_score_adj", b"1000")', "pass"),
 )
 OPENED_UNSEEN = weaken(
     "files opened without a look",
