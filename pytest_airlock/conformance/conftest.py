@@ -18,6 +18,7 @@ from pytest_airlock.providers.base import (
     Provider,
     ProviderSpec,
     Resets,
+    Retires,
     Snapshots,
 )
 
@@ -91,4 +92,6 @@ def _optional(protocol: type) -> Any:
     return fixture
 
 
-snapshots, resets, diffs, networks, adopts = map(_optional, (Snapshots, Resets, Diffs, Networks, Adopts))
+snapshots, resets, retires, diffs, networks, adopts = map(
+    _optional, (Snapshots, Resets, Retires, Diffs, Networks, Adopts)
+)

@@ -136,6 +136,28 @@ def test_c23_an_unknown_snapshot_touches_nothing(box: Machine, resets: Any) -> N
         process.kill_tree()
 
 
+def test_c28_what_was_retired_dies_unasked_and_is_reset_to_a_clean_life(
+    box: Machine, retires: Any, resets: Any, snapshots: Any
+) -> None:
+    clean = snapshots.snapshot(box.handle)
+    box.write("/opt/mark", b"x")
+    with box.process("sh", "-c", "trap '' TERM; echo ready; sleep 1000") as process:
+        assert line(process) == b"ready\n"
+        retires.retire(box.handle)
+        with pytest.raises(SandboxDied):
+            ended(process)
+    resets.reset(box.handle, clean)
+    assert box.run("true").returncode == 0
+    assert not box.exists("/opt/mark")
+
+
+def test_c28_what_was_retired_can_be_deleted_and_retired_again(box: Machine, retires: Any) -> None:
+    retires.retire(box.handle)
+    retires.retire(box.handle)
+    box.provider.delete(box.handle)
+    assert not box.provider.is_running(box.handle)
+
+
 def _restore(box: Machine, snapshots: Any, snapshot: str) -> None:
     box.provider.stop(box.handle, grace=0.1)
     snapshots.restore(box.handle, snapshot)

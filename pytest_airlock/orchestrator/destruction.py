@@ -11,13 +11,15 @@ __all__ = ["destroy"]
 
 
 def destroy(live: LiveSandbox, holdings: Holdings, store: Store, mounts: Mounts, *, grace: float) -> list[Exception]:
-    """Stop, by force if it must be, delete, forget its mounts and record, release the lease.
+    """Stop with `grace` seconds, by force if it must be, delete, forget its mounts and record, release the lease.
+
+    Without grace there is nothing to ask its processes for: deleting ends them.
 
     An error of asking whether it runs is raised and changes nothing; one of deleting leaves it errored. It can be called
     again after any failure. Returns why it could not be stopped, if it was deleted all the same.
     """
     provider, handle = live.provider, live.handle
-    failures = _stop(live, grace) if provider.is_running(handle) else []
+    failures = _stop(live, grace) if provider.is_running(handle) and grace else []
     try:
         provider.delete(handle)
     except BaseException as error:

@@ -79,12 +79,18 @@ class Holdings:
             raise HeldElsewhere(record.name, owner=describe(record.owner))
 
     @contextmanager
-    def held(self, name: str) -> Iterator[tuple[LiveSandbox, SandboxRecord]]:
-        """The sandbox, locked, and its record as it is now."""
+    def locked(self, name: str) -> Iterator[LiveSandbox]:
+        """The sandbox, locked, for what its record does not matter to."""
         live = self.require(name)
         with live.lock:
             if live.gone:
                 raise SandboxNotFound(name)
+            yield live
+
+    @contextmanager
+    def held(self, name: str) -> Iterator[tuple[LiveSandbox, SandboxRecord]]:
+        """The sandbox, locked, and its record as it is now."""
+        with self.locked(name) as live:
             with self._store.locked(name):
                 record = self._reread(live)
             yield live, record

@@ -33,7 +33,7 @@ from pytest_airlock.orchestrator.probing import look
 from pytest_airlock.orchestrator.states import require_healthy
 from pytest_airlock.orchestrator.undo import Undo
 from pytest_airlock.orchestrator.waiting import DEFAULT_WAIT, Reservations
-from pytest_airlock.providers.base import Change, Command, Process, ResetProof, Resets, Snapshots
+from pytest_airlock.providers.base import Change, Command, Process, ResetProof, Resets, Retires, Snapshots
 
 __all__ = ["SandboxManager"]
 
@@ -178,30 +178,45 @@ class SandboxManager:
         Raises SnapshotNotFound before anything is touched. Any other error leaves it errored.
         """
         with self._holdings.held(name) as (live, record):
-            require_healthy(name, record.state)
-            clean = record.snapshots.get(CLEAN)
-            if clean is None or not isinstance(live.provider, Snapshots):
-                raise SnapshotNotFound(name, CLEAN)
-            try:
-                if isinstance(live.provider, Resets):
-                    proof: ResetProof | None = live.provider.reset(live.handle, clean)
-                else:
-                    proof = None
-                    self._rebuild(live, clean)
-                if live.network.mode != "locked":
-                    apply_network(live.provider, live.handle, live.network)
-                if (record.state, record.network) != (State.RUNNING, live.network):
-                    self._holdings.change(live, state=State.RUNNING, network=live.network)
-            except BaseException as error:
-                self._holdings.mark_errored(live, error)
-                raise
-            return proof
+            return self._reset(live, record)
+
+    def _reset(self, live: LiveSandbox, record: SandboxRecord) -> ResetProof | None:
+        require_healthy(live.name, record.state)
+        clean = record.snapshots.get(CLEAN)
+        if clean is None or not isinstance(live.provider, Snapshots):
+            raise SnapshotNotFound(live.name, CLEAN)
+        try:
+            if isinstance(live.provider, Resets):
+                proof: ResetProof | None = live.provider.reset(live.handle, clean)
+            else:
+                proof = None
+                self._rebuild(live, clean)
+            if live.network.mode != "locked":
+                apply_network(live.provider, live.handle, live.network)
+            if (record.state, record.network) != (State.RUNNING, live.network):
+                self._holdings.change(live, state=State.RUNNING, network=live.network)
+        except BaseException as error:
+            self._holdings.mark_errored(live, error)
+            raise
+        return proof
+
+    def retire(self, name: str) -> bool:
+        """Take it back from whoever had it: hand-outs end, and all inside begins to die. recycle() then proves the death.
+
+        False from a provider that cannot do that ahead of a reset.
+        """
+        with self._holdings.locked(name) as live:
+            live.end_handouts()
+            if not isinstance(live.provider, Retires):
+                return False
+            live.provider.retire(live.handle)
+            return True
 
     def recycle(self, name: str) -> ResetProof | None:
-        """Take it back from whoever had it: hand-outs end, reset, and snapshots a test took are deleted."""
+        """Make it ready for the next one: hand-outs end, reset, and snapshots a test took are deleted."""
         with self._holdings.held(name) as (live, record):
             live.end_handouts()
-            proof = self.reset(name)
+            proof = self._reset(live, record)
             taken = {key: snapshot for key, snapshot in record.snapshots.items() if key != CLEAN}
             if taken and isinstance(live.provider, Snapshots):
                 for snapshot in taken.values():
@@ -299,7 +314,7 @@ class SandboxManager:
 
     def backend(self, name: str) -> Handout:
         """A hand-out of the sandbox, for a `Sandbox`; it ends with recycle() or destroy()."""
-        with self._holdings.held(name) as (live, _):
+        with self._holdings.locked(name) as live:
             handout = Handout(self, live)
             live.handouts.append(handout)
             return handout

@@ -12,42 +12,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from pytest_airlock.errors import AirlockError, AlreadyExists, SnapshotNotFound
+from pytest_airlock.errors import AirlockError, AlreadyExists
 from pytest_airlock.models import SandboxSpec
 from pytest_airlock.orchestrator.assembly import Setup
 from pytest_airlock.orchestrator.contracts import Plan
 from pytest_airlock.orchestrator.policy.names import generated_name, marker_name
-from pytest_airlock.orchestrator.pool import Pool
+from pytest_airlock.orchestrator.pool import Listener, Nobody, Pool
 from pytest_airlock.orchestrator.undo import add_note
 
 if TYPE_CHECKING:
     from pytest_airlock.sandbox import Sandbox
 
 __all__ = ["AirlockSession", "Listener", "create_sandbox"]
-
-
-class Listener(Protocol):
-    """Is told what becomes of sandboxes."""
-
-    def reset(self, name: str) -> None:
-        """It was reset and proved clean."""
-        ...
-
-    def failed(self, name: str, error: Exception) -> None:
-        """It could not be made, or not be proved clean."""
-        ...
-
-    def destroyed(self, name: str) -> None:
-        """It is gone."""
-        ...
-
-
-class _Nobody:
-    def reset(self, name: str) -> None: ...
-    def failed(self, name: str, error: Exception) -> None: ...
-    def destroyed(self, name: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +51,9 @@ class AirlockSession:
         setup = dataclasses.replace(setup, say=self._say)
         self.manager = setup.manager()
         self.owner = self.manager.owner
-        self.pool = Pool(self.manager, say=self._say)
+        self._listener: Listener = Nobody() if listener is None else listener
+        self.pool = Pool(self.manager, say=self._say, listener=self._listener)
         self._planner = setup.planner()
-        self._listener: Listener = _Nobody() if listener is None else listener
         self._pid = os.getpid()
         self._lent: dict[int, _Lent] = {}
         self._plans: dict[str, Plan] = {}
@@ -115,7 +93,7 @@ class AirlockSession:
         if lent.plan.spec.keep if keep is None else keep:
             self._keep(lent)
         elif lent.pooled:
-            self._give_back(lent)
+            self.pool.give_back(lent.name, lent.plan)
         else:
             self._destroy(lent.name)
 
@@ -165,17 +143,6 @@ class AirlockSession:
         with self._lock:
             self._lent[id(sandbox)] = _Lent(sandbox, name, plan, pooled)
         return sandbox
-
-    def _give_back(self, lent: _Lent) -> None:
-        error = self.pool.give_back(lent.name, lent.plan)
-        if error is None:
-            self._listener.reset(lent.name)
-            return
-        # A provider without snapshots has nothing to go back to: a new sandbox each time is its way, not a failure.
-        if not isinstance(error, SnapshotNotFound):
-            self._say(f"sandbox {lent.name!r} could not be proved clean and was destroyed: {error}")
-            self._listener.failed(lent.name, error)
-        self._listener.destroyed(lent.name)
 
     def _destroy(self, name: str) -> None:
         self.manager.destroy(name, missing_ok=True)

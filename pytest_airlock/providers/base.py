@@ -50,6 +50,8 @@ Optional protocols, looked up with isinstance:
 26. `Networks.attempts(handle)` is every try since start or reset, in order.
 27. `Adopts.adopt(handle, donor, snapshot)` gives a sandbox that was created from an equal spec (but for the name) and never
     started the files of the donor's snapshot, as a snapshot of its own, whose id it returns: it outlives the donor.
+28. `Retires.retire(handle)` has all that runs inside begin to die and does not wait for it. Until the next `reset`, which
+    proves the death, nothing but `reset`, `delete`, `is_running` and `close` is called.
 """
 
 from __future__ import annotations
@@ -81,6 +83,7 @@ __all__ = [
     "ResetProof",
     "Resets",
     "ResolvedMount",
+    "Retires",
     "Snapshots",
     "TreeEntry",
 ]
@@ -392,6 +395,13 @@ class Resets(Protocol):
     """Optional: contract 23."""
 
     def reset(self, handle: Handle, snapshot: str) -> ResetProof: ...
+
+
+@runtime_checkable
+class Retires(Protocol):
+    """Contract 28."""
+
+    def retire(self, handle: Handle) -> None: ...
 
 
 @runtime_checkable

@@ -54,6 +54,7 @@ __all__ = ["FakeProvider"]
 _PROTOCOLS = {
     "Snapshots": ("snapshot", "restore", "delete_snapshot"),
     "Resets": ("reset",),
+    "Retires": ("retire",),
     "Adopts": ("adopt",),
     "Diffs": ("diff",),
     "Networks": ("set_network", "attempts"),
@@ -279,6 +280,10 @@ class FakeProvider:
             box.files.restore(root)
             self._boot(handle.name, box)
             return ResetProof("fake", old, f"{handle.name}#{box.generation}")
+
+    def retire(self, handle: Handle) -> None:
+        with self._operation("retire", handle.name):
+            self._end(self._box(handle), "it was retired")
 
     def adopt(self, handle: Handle, donor: Handle, snapshot: str) -> str:
         with self._operation("adopt", handle.name):

@@ -13,8 +13,10 @@ from pathlib import Path
 from pytest_airlock.errors import StoreError
 
 __all__ = [
+    "FileIdentity",
     "default_state_dir",
     "ensure_private_dir",
+    "file_identity",
     "read_file",
     "remove_file",
     "remove_tree",
@@ -132,6 +134,19 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+FileIdentity = tuple[int, int, int, int]
+
+
+def file_identity(path: str) -> FileIdentity | None:
+    """What tells a file from the one that replaced it (inode, times in ns, size); None if there is none."""
+    with store_errors(path):
+        try:
+            found = os.stat(path, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+    return found.st_ino, found.st_ctime_ns, found.st_mtime_ns, found.st_size
 
 
 def read_file(path: str) -> bytes | None:

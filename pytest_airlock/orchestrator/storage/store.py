@@ -31,8 +31,10 @@ from pytest_airlock.orchestrator.storage.process_identity import describe, verdi
 from pytest_airlock.orchestrator.storage.state_files import (
     MAX_FILE,
     NEW,
+    FileIdentity,
     default_state_dir,
     ensure_private_dir,
+    file_identity,
     read_file,
     remove_file,
     remove_tree,
@@ -64,6 +66,7 @@ class FileStore:
         self._records = self.root / "records"
         self._locks = NameLocks(self.root / "locks", self._has_files)
         self._leases = LeaseFiles(self.root / "leases", self.locked)
+        self._seen: dict[str, tuple[FileIdentity, SandboxRecord]] = {}
 
     def reserve(self, name: str, owner: Owner, *, wait: float = 0.0) -> Lease:
         """Take `name`, for which there is no record, or raise AlreadyExists; `wait` seconds for it to become free."""
@@ -80,18 +83,29 @@ class FileStore:
     def save(self, record: SandboxRecord) -> None:
         check_name(record.name)
         with self.locked(record.name):
+            # Times are as coarse as the kernel's clock tick: of two own writes in one tick the inode alone may not tell.
+            self._seen.pop(record.name, None)
             write_file(self._path(record.name), record.model_dump_json().encode())
 
     def load(self, name: str) -> SandboxRecord:
         """The record; no lock is needed, a record is replaced as a whole."""
         check_name(name)
-        data = read_file(self._path(name))
+        path = self._path(name)
+        seen, identity = self._seen.get(name), file_identity(path)
+        if seen is not None and seen[0] == identity:
+            return seen[1]  # the same file: parsing takes longer than all the rest of a reset
+        data = read_file(path)
         if data is None:
+            self._seen.pop(name, None)
             raise SandboxNotFound(name)
         try:
-            return _parse(name, data)
+            record = _parse(name, data)
         except ValueError:
             return self._load_or_move_aside(name)
+        # Looked at again: it may have been replaced between the look and the reading.
+        if identity is not None and identity == file_identity(path):
+            self._seen[name] = identity, record
+        return record
 
     def remove(self, name: str) -> None:
         """Remove the record, and before it what was exported; none there is no error."""
@@ -161,6 +175,7 @@ class FileStore:
             return lease, None if lease else self._leases.holder(name)
 
     def _remove_record(self, name: str) -> None:
+        self._seen.pop(name, None)
         remove_file(self._path(name))
         remove_file(self._path(name) + NEW)
 

@@ -112,13 +112,17 @@ class Life:
         Waits for it a while; who sits in an uninterruptible call is found by the next reset.
         """
         if self.alive():
-            try:
-                signals.pidfd_send_signal(self.pidfd, signals.SIGKILL)
-            except ProcessLookupError:
-                return  # it ended meanwhile
+            self.begin_to_die()
             poll = select.poll()
             poll.register(self.pidfd, select.POLLIN)
             poll.poll(_DEATH_MS)
+
+    def begin_to_die(self) -> None:
+        """SIGKILL to PID 1, with which the kernel ends all others; it is not waited for."""
+        try:
+            signals.pidfd_send_signal(self.pidfd, signals.SIGKILL)
+        except ProcessLookupError:
+            return  # it ended by itself
 
     def close(self) -> None:
         self.control.close()

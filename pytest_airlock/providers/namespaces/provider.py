@@ -350,6 +350,11 @@ class NamespacesProvider:
         box.layers = tuple(self._call("adopt", **box.words(), layers=layers)[0])
         return box.keep()
 
+    def retire(self, handle: Handle) -> None:
+        box = self._box(handle)
+        if box.life is not None:
+            box.life.begin_to_die()
+
     def reset(self, handle: Handle, snapshot: str) -> ResetProof:
         """Contract 23: kill, wait for the kernel to empty the pid name space, build anew on the snapshot's layers."""
         box = self._box(handle)

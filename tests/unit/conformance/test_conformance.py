@@ -75,7 +75,7 @@ def test_the_fake_provider_passes(pytester, module):
 
 
 def test_optional_protocols_that_are_missing_are_skipped_with_the_reason(pytester):
-    make = lambda: FakeProvider(without=("Snapshots", "Resets", "Diffs", "Networks", "Adopts"))  # noqa: E731
+    make = lambda: FakeProvider(without=("Snapshots", "Resets", "Retires", "Diffs", "Networks", "Adopts"))  # noqa: E731
     counts, _, reasons = run(pytester, make, "test_states.py")
     assert counts == {"passed": 0, "failed": 0, "skipped": counts["skipped"]}
     assert any("optional protocol Snapshots" in reason for reason in reasons)

@@ -122,12 +122,18 @@ def test_r04_stop_is_graceful_and_stopping_again_is_no_error(manager, provider: 
 
 
 def test_r05_destroy_stops_deletes_and_leaves_nothing(manager, provider: FakeProvider) -> None:
-    manager.destroy("box")
+    manager.destroy("box", grace=1.0)
     assert operations(provider) == ["is_running", "stop", "delete"]
     assert files(manager) == []
     with pytest.raises(SandboxNotFound):
         manager.destroy("box")
     manager.destroy("box", missing_ok=True)
+
+
+def test_r05_without_grace_deleting_is_what_ends_it(manager, provider: FakeProvider) -> None:
+    manager.destroy("box")
+    assert operations(provider) == ["is_running", "delete"]
+    assert files(manager) == []
 
 
 def test_r05_a_failed_stop_is_forced_and_said(manager, provider: FakeProvider) -> None:
@@ -144,7 +150,7 @@ def test_r05_a_failed_deletion_leaves_it_errored_and_destroyable(manager, provid
     provider.faults.fail("stop", ProviderError("fake", "stop", "stuck"), times=2)
     provider.faults.fail("delete", BOOM)
     with pytest.raises(ProviderError) as caught:
-        manager.destroy("box")
+        manager.destroy("box", grace=1.0)
     assert caught.value is BOOM
     assert "stuck" in caught.value.__notes__[0]
     info = manager.status("box")

@@ -5,41 +5,75 @@ from pathlib import Path
 import pytest
 from orchestrator_helpers import make_manager, make_plan
 
-from pytest_airlock.errors import ProviderError, ResetFailed, SnapshotNotFound
-from pytest_airlock.orchestrator.pool import Pool
+from pytest_airlock.errors import ProviderError, ResetFailed, SandboxDied, StaleSandbox
+from pytest_airlock.orchestrator.pool import Nobody, Pool
+from pytest_airlock.providers.base import Command
 from pytest_airlock.testing import FakeProvider
 
 
-@pytest.fixture
-def provider() -> FakeProvider:
-    return FakeProvider()
+class Told(Nobody):
+    """What a listener is told."""
+
+    def __init__(self) -> None:
+        self.errors: list[Exception] = []
+        self.proved: list[str] = []
+        self.gone: list[str] = []
+
+    def reset(self, name: str) -> None:
+        self.proved.append(name)
+
+    def failed(self, name: str, error: Exception) -> None:
+        self.errors.append(error)
+
+    def destroyed(self, name: str) -> None:
+        self.gone.append(name)
+
+
+@pytest.fixture(params=["resets at once", "retires"])
+def provider(request: pytest.FixtureRequest) -> FakeProvider:
+    return FakeProvider(without=["Retires"] if request.param == "resets at once" else [])
 
 
 @pytest.fixture
 def pool(tmp_path: Path, provider: FakeProvider) -> Pool:
     manager = make_manager(tmp_path / "state", provider)
-    pool = Pool(manager, max_idle=2, say=manager.said.append)
-    pool.manager = manager
+    told = Told()
+    pool = Pool(manager, max_idle=2, say=manager.said.append, listener=told)
+    pool.manager, pool.told = manager, told
     return pool
 
 
-def use(pool: Pool, name: str, key: str = "key"):
+def use(pool: Pool, name: str, key: str = "key") -> None:
     """Make a sandbox and give it back."""
     plan = make_plan(name, key=key)
     pool.manager.create(plan)
-    return pool.give_back(name, plan)
+    pool.give_back(name, plan)
 
 
 def test_what_comes_back_is_reset_and_handed_out_for_its_key_only(pool: Pool, provider: FakeProvider) -> None:
     plan = make_plan("one")
     pool.manager.create(plan)
     provider.files("one").write("/etc/dirt", b"x")
-    assert pool.give_back("one", plan) is None
+    pool.give_back("one", plan)
     assert pool.take("other key") is None
     assert pool.take("key") == "one"
     assert pool.take("key") is None
     with pytest.raises(FileNotFoundError):
         provider.files("one").read("/etc/dirt", limit=1)
+    assert pool.told.proved == ["one"]
+
+
+def test_hand_outs_end_and_all_inside_dies_when_it_comes_back_not_when_it_is_asked_for(pool, provider) -> None:
+    plan = make_plan("one")
+    pool.manager.create(plan)
+    handout = pool.manager.backend("one")
+    process = handout.spawn(Command(("/bin/sleep", "1000")))
+    pool.give_back("one", plan)
+    with pytest.raises(StaleSandbox):
+        handout.environ()
+    with pytest.raises(SandboxDied):
+        process.wait(10)
+    process.close()
 
 
 @pytest.mark.parametrize(
@@ -48,8 +82,11 @@ def test_what_comes_back_is_reset_and_handed_out_for_its_key_only(pool: Pool, pr
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_what_cannot_be_proved_clean_is_destroyed_and_never_handed_out(pool: Pool, provider, error, when) -> None:
     provider.faults.fail("reset", error, when=when)
-    assert use(pool, "one") is error
+    use(pool, "one")
     assert pool.take("key") is None
+    assert pool.told.errors == [error]
+    assert pool.told.gone == ["one"]
+    assert "could not be proved clean" in pool.manager.said[0]
     assert provider.names() == []
     assert pool.manager.names() == []
 
@@ -58,6 +95,7 @@ def test_an_interrupted_reset_is_no_proof(pool: Pool, provider: FakeProvider) ->
     provider.faults.fail("reset", KeyboardInterrupt, when="after")
     with pytest.raises(KeyboardInterrupt):
         use(pool, "one")
+        pool.take("key")
     assert pool.take("key") is None
     assert provider.names() == []
 
@@ -71,19 +109,25 @@ def test_a_sandbox_that_does_not_run_after_its_reset_is_destroyed(pool: Pool, pr
         return proof
 
     provider.reset = reset
-    assert isinstance(use(pool, "one"), ResetFailed)
+    use(pool, "one")
+    assert pool.take("key") is None
+    assert isinstance(pool.told.errors[0], ResetFailed)
     assert provider.names() == []
 
 
 def test_a_provider_without_snapshots_has_no_pool(tmp_path: Path) -> None:
-    provider = FakeProvider(without=["Snapshots", "Resets"])
+    provider = FakeProvider(without=["Snapshots", "Resets", "Retires"])
     manager = make_manager(tmp_path / "state", provider)
     plan = make_plan()
     manager.create(plan)
-    assert isinstance(Pool(manager).give_back("box", plan), SnapshotNotFound)
+    told = Told()
+    Pool(manager, listener=told).give_back("box", plan)
     assert provider.names() == []
+    assert told.errors == []
+    assert told.gone == ["box"]
 
 
+@pytest.mark.parametrize("provider", ["resets at once"], indirect=True)  # a retired one is dead while it waits
 def test_one_that_died_while_it_waited_is_not_handed_out(pool: Pool, provider: FakeProvider) -> None:
     use(pool, "one")
     use(pool, "two")

@@ -200,6 +200,19 @@ def test_names_are_never_paths(store: FileStore, name: str) -> None:
     assert files(store) == set()
 
 
+@pytest.mark.parametrize("writer", ["the same store", "another process' store"])
+def test_r25_what_was_loaded_before_is_read_again_once_somebody_wrote(store: FileStore, writer: str) -> None:
+    store.save(make_record(state=State.RUNNING))
+    other = store if writer == "the same store" else FileStore(store.root)
+    for state in (State.STOPPED, State.RUNNING, State.STOPPED):
+        assert store.load("box") is store.load("box")
+        other.save(make_record(state=state))
+        assert store.load("box").state is state
+    other.remove("box")
+    with pytest.raises(SandboxNotFound):
+        store.load("box")
+
+
 def test_load_and_remove_of_what_is_not_there(store: FileStore) -> None:
     with pytest.raises(SandboxNotFound):
         store.load("box")

@@ -51,7 +51,7 @@ class Base:
         self.shifted: set[str] = {"t"} if idmap else set()
         self.layers: dict[str, list[str]] = {}
         self.files: set[str] = set()
-        self.slots: set[int] = set()
+        self._views: dict[int, tuple[Layered, ...]] = {}
         os.mkdir(self.home)
         # A mount of its own, so that one umount takes all that is mounted below.
         syscalls.mount(self.home, self.home, None, syscalls.MS_BIND)
@@ -233,8 +233,13 @@ class Base:
             os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns))
             self._own(target, 0)
 
-    def views(self, slot: Slot) -> Iterator[Layered]:
+    def views(self, slot: Slot) -> tuple[Layered, ...]:
         """What to mount for a sandbox of this slot, `/` first."""
+        if slot.number not in self._views:
+            self._views[slot.number] = tuple(self._plan_views(slot))
+        return self._views[slot.number]
+
+    def _plan_views(self, slot: Slot) -> Iterator[Layered]:
         if self.shifted:
             self._shift(slot)
         for name, target, mode, system in self._names():
@@ -259,13 +264,10 @@ class Base:
         return f"b/{self.number}/s{slot.number}/{layer}" if shifted else f"b/{self.number}/{layer}"
 
     def _shift(self, slot: Slot) -> None:
-        if slot.number in self.slots:
-            return
         place = f"{self.home}/s{slot.number}"
         os.mkdir(place)
         for name in sorted(self.shifted):
             clone_to(f"{self.home}/{name}", f"{place}/{name}", slot.userns, is_file=name in self.files)
-        self.slots.add(slot.number)
 
     def close(self) -> None:
         """Unmount everything; sandboxes that still run keep their own clones."""

@@ -79,11 +79,14 @@ class Life:
         if not poll.poll(_DEADLINE_MS):
             raise StepError(16, "death of PID 1", f"/proc/{self.pid}")  # EBUSY
         os.waitpid(self.pid, 0)
+        if self.group is not None:
+            self.group.remove()
+
+    def dispose(self) -> None:
+        """Give back what a dead life held; to free its files takes longer than its death, so this can wait."""
         os.close(self.pidfd)
         self.control.close()
         self.setup.close()
-        if self.group is not None:
-            self.group.remove()
         if self._scratch >= 0:
             os.close(self._scratch)
             self._scratch = -1
@@ -120,6 +123,7 @@ class Lives:
                 os.write(go, b"x")
             except BaseException:
                 life.bury()
+                life.dispose()
                 raise
             return life
         except BaseException:
@@ -147,7 +151,7 @@ class Lives:
         spec, ids = recipe.spec, self._stage.identity.ids
         program = seccomp.build(nesting=spec["nested"], single_user=ids == 1, pin_cpus=bool(spec["affinity"]))
         return child.Options(
-            views=tuple(recipe.image.views(slot)),
+            views=recipe.image.views(slot),
             layers=recipe.layers,
             size=spec["disk"],
             inodes=spec["inodes"],

@@ -41,6 +41,7 @@ class Seat:
         if self.recipe == recipe and spare.alive():
             return spare
         spare.bury()
+        spare.dispose()
         return None
 
     def clear(self) -> None:
@@ -48,6 +49,7 @@ class Seat:
         spare, self.spare = self.spare, None
         if spare is not None:
             spare.bury()
+            spare.dispose()
 
 
 class Seats:

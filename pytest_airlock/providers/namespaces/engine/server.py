@@ -22,6 +22,9 @@ from .world import World
 
 __all__ = ["main"]
 
+_UNCLEARED = 16  # dead lives at most that wait to be cleared away
+
+
 class Sandbox:
     """What the server knows of one: its seat stays, its base, its life and its layers change."""
 
@@ -52,6 +55,7 @@ class Server:
         self.count = 0
         self.walkers: list[int] = []
         self.refill: Sandbox | None = None
+        self.dead: list[Life] = []
 
     # ------------------------------------------------------------------ requests
 
@@ -91,6 +95,7 @@ class Server:
                 raise StepError(39, "pristine")  # ENOTEMPTY
         except BaseException:
             following.bury()
+            following.dispose()
             raise
         self._hand_out(box, following)
 
@@ -208,6 +213,7 @@ class Server:
             self.seats.abandon(box.seat)
             box.seat = self.seats.sit()
             raise
+        self.dead.append(life)
 
     def _freeze(self, box: Sandbox, scratch: int) -> None:
         self.count += 1
@@ -240,9 +246,9 @@ class Server:
         poll.register(self.sock.fileno(), select.POLLIN)
         poll.register(self.owner, select.POLLIN)
         while True:
-            events = poll.poll(0 if self.refill is not None else None)
-            if not events:
-                self._refill()
+            events = poll.poll(0 if self.dead or self.refill is not None else None)
+            if not events or len(self.dead) > _UNCLEARED:
+                self._tidy()
             for fd, _ in events:
                 if fd == self.owner:
                     return
@@ -251,8 +257,10 @@ class Server:
                     return
                 self._answer(request, fds)
 
-    def _refill(self) -> None:
-        """Nobody asks for anything: time for a spare."""
+    def _tidy(self) -> None:
+        """Nobody asks for anything: time to clear away the dead, and for a spare."""
+        while self.dead:
+            self.dead.pop().dispose()
         box, self.refill = self.refill, None
         if box is not None and box.life is not None:
             self.seats.refill(box.seat, box.recipe)
