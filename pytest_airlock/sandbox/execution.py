@@ -12,6 +12,7 @@ from pytest_airlock.errors import CommandError, CommandTimeout, OutputLimitExcee
 from pytest_airlock.providers.base import Command, Exit, Process, Redirect
 from pytest_airlock.sandbox.pump import Late, Overflow, Reader, Target, Writer, drain, pump
 from pytest_airlock.sandbox.result import CompletedProcess, Text
+from pytest_airlock.sandbox.tracebacks import told
 from pytest_airlock.sandbox.transcript import Excerpt, Transcript, TranscriptEntry
 
 __all__ = ["Execution", "Input", "incoming", "outgoing"]
@@ -85,6 +86,7 @@ class Execution:
 
     def finish(self, timeout: float | None, transcript: Transcript) -> CompletedProcess:
         """Wait for the end; whatever happens, the command has ended and one entry is in the transcript."""
+        __tracebackhide__ = told
         out = err = b""
         try:
             deadline = None if timeout is None else self._started + timeout

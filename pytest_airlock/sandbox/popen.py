@@ -15,6 +15,7 @@ from pytest_airlock.errors import OutputLimitExceeded
 from pytest_airlock.providers.base import Exit, Process
 from pytest_airlock.sandbox.pump import Late, Overflow, Reader, Writer, pump
 from pytest_airlock.sandbox.result import Text
+from pytest_airlock.sandbox.tracebacks import told
 
 __all__ = ["Popen"]
 
@@ -74,6 +75,7 @@ class Popen:
 
     def wait(self, timeout: float | None = None) -> int:
         """The return code; subprocess.TimeoutExpired after `timeout` seconds, the command goes on."""
+        __tracebackhide__ = told
         self._check()
         if self.returncode is None:
             try:
@@ -132,13 +134,16 @@ class Popen:
             end = pump(self._process, readers, writer, deadline)
         except Late:
             taken = [reader.captured() for reader in readers]
-            error = subprocess.TimeoutExpired(self.args, timeout or 0.0)
-            error.stdout, error.stderr = self._pick(taken)
-            raise error from None
+            late = subprocess.TimeoutExpired(self.args, timeout or 0.0)
+            late.stdout, late.stderr = self._pick(taken)
+            raise late from None
         except Overflow:
             self._process.kill_tree()
-            taken = [reader.captured() for reader in readers]
-            raise OutputLimitExceeded(self.args, self._limit or 0, *self._pick(taken)) from None
+            if (end := self._process.poll()) is not None:
+                self._over(end)
+            error = OutputLimitExceeded(self.args, self._limit or 0, *self._pick([r.captured() for r in readers]))
+            self.close()
+            raise error from None
         finally:
             self._check()
         self._over(end)
@@ -147,6 +152,7 @@ class Popen:
         return out
 
     def _channels(self, data: Any) -> tuple[list[Reader], Writer | None]:
+        __tracebackhide__ = told
         if data is not None and self.stdin is None:
             raise ValueError("input needs stdin=PIPE")
         writer = None

@@ -8,6 +8,7 @@ from typing import Any
 
 from pytest_airlock.errors import CommandFailed
 from pytest_airlock.providers.base import Exit
+from pytest_airlock.sandbox.tracebacks import told
 
 __all__ = ["CompletedProcess", "Text"]
 
@@ -53,6 +54,7 @@ class CompletedProcess(subprocess.CompletedProcess[Any]):
 
     def check_returncode(self) -> None:
         """Raise CommandFailed, a CalledProcessError, if the status is not 0."""
+        __tracebackhide__ = told
         if self.returncode:
             raise CommandFailed(self.returncode, self.args, self.stdout, self.stderr, self)
 

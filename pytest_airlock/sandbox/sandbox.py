@@ -24,6 +24,7 @@ from pytest_airlock.sandbox.network import SandboxNetwork
 from pytest_airlock.sandbox.paths import SandboxPath
 from pytest_airlock.sandbox.popen import Popen
 from pytest_airlock.sandbox.result import CompletedProcess, Text
+from pytest_airlock.sandbox.tracebacks import told
 from pytest_airlock.sandbox.transcript import Transcript, TranscriptEntry
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ class Sandbox:
         PermissionError (no such program, not executable), CommandFailed (check=True), CommandTimeout and
         OutputLimitExceeded (the command and all it started are dead; `.result`, `.stdout`, `.stderr` have what came).
         """
+        __tracebackhide__ = told
         mode = Text(text, encoding, errors)
         feed = incoming(input, stdin, mode)
         targets = (
@@ -167,6 +169,7 @@ class Sandbox:
 
     def shell(self, script: str, **options: Unpack[RunOptions]) -> CompletedProcess:
         """Run `script` with /bin/sh -c; options as run()."""
+        __tracebackhide__ = told
         return self.run(["/bin/sh", "-c", script], **options)
 
     def popen(
@@ -188,6 +191,7 @@ class Sandbox:
         others are pipes (which somebody has to read, should the command write more than 64 KiB). communicate() reads at
         most `max_output` bytes of each.
         """
+        __tracebackhide__ = told
         for name, value in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
             if value not in (None, subprocess.PIPE, subprocess.DEVNULL, subprocess.STDOUT):
                 raise ValueError(
@@ -205,6 +209,7 @@ class Sandbox:
 
     def _spawn(self, command: Command, argv: Arguments, limit: float | None = None) -> Process:
         """Start it; with `limit` in not much more than these seconds."""
+        __tracebackhide__ = told
         began = time.monotonic()
         if limit is not None:
             command = replace(command, patience=limit + START_GRACE)

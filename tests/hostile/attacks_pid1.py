@@ -182,6 +182,9 @@ def has_the_first_process_hold_more_commands_than_it_can(box: Box) -> Any:
     except (SandboxDied, ProviderError):
         return DIED
     finally:
+        for process in box.spawned:
+            process.close()
+        box.spawned.clear()
         resource.setrlimit(resource.RLIMIT_NOFILE, own)
     return "room for all"
 

@@ -44,7 +44,7 @@ def one_of(error: OSError, *codes: int) -> None:
 
 
 def script(box: Box, text: str) -> None:
-    assert box.run([sys.executable, "-I", "-c", f"import os\n{text}"]).returncode == 0
+    assert box.run([sys.executable, "-I", "-B", "-c", f"import os\n{text}"]).returncode == 0
 
 
 def status(field: str) -> int:
@@ -175,7 +175,7 @@ def test_no_race_for_links_leads_a_diff_out_of_the_sandbox(
         "",
         *(f"/{top}{rest}" for top in ("real", "spare", "link") for rest in ("", "/file", "/bait", "/spare")),
     }
-    assert names - {f"/opt/t{rest}" for rest in below} <= {"/opt"}
+    assert {name for name in names if not name.startswith("/opt/t") and "__pycache__" not in name} <= {"/opt"}
 
 
 def test_a_race_between_files_and_fifos_holds_nobody_up(box: Box, landing: Path) -> None:
@@ -188,7 +188,10 @@ def test_a_race_between_files_and_fifos_holds_nobody_up(box: Box, landing: Path)
                 seen.add(within(lambda: box.provider.read(box.handle, "/opt/t/a", limit=100)))
             except OSError as error:
                 seen.add(error.errno)
-            copy_out(box, "/opt/t", landing / str(number))
+            try:
+                copy_out(box, "/opt/t", landing / str(number))
+            except OSError as error:
+                one_of(error, errno.EINVAL, errno.ESTALE)  # a FIFO where a file was, or another file
     assert seen <= {b"mine", errno.EINVAL, errno.ENOENT}
     assert contents(landing) == {"mine"}
     assert not any(path.is_fifo() for path in landing.rglob("*"))
