@@ -139,8 +139,8 @@ class Popen:
             raise late from None
         except Overflow:
             self._process.kill_tree()
-            if (end := self._process.poll()) is not None:
-                self._over(end)
+            if (last := self._process.poll()) is not None:
+                self._over(last)
             error = OutputLimitExceeded(self.args, self._limit or 0, *self._pick([r.captured() for r in readers]))
             self.close()
             raise error from None

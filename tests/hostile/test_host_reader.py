@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from weakenings_bounds import DETOURS, LIES, NAMES_TAKEN, OPENED_UNSEEN, PARTS_T
 
 from pytest_airlock.conformance.machine import within
 from pytest_airlock.errors import ProviderError, SandboxDied
+from pytest_airlock.providers.base import ResolvedMount
 from pytest_airlock.providers.namespaces import NamespacesProvider, replies
 from pytest_airlock.sandbox import copying, diff
 from pytest_airlock.sandbox.backend import Backend
@@ -127,7 +129,7 @@ open("/opt/t/real/file", "w").write("mine"); os.symlink({str(secret / "file")!r}
     )
     seen = set()
     with racing(box, SWAP):
-        for number in range(100):
+        for number in range(40):
             try:
                 copy_out(box, "/opt/t", landing / str(number))
             except OSError as error:
@@ -148,7 +150,7 @@ open("/opt/t/real/file", "w").write("mine"); os.symlink({str(secret / "file")!r}
     )
     seen = set()
     with racing(box, SWAP):
-        for _ in range(200):
+        for _ in range(80):
             try:
                 seen.add(box.provider.read(box.handle, "/opt/t/real/file", limit=100))
             except FileNotFoundError:
@@ -165,7 +167,7 @@ def test_no_race_for_links_leads_a_diff_out_of_the_sandbox(
     script(box, 'open("/opt/t/real/file", "w").close(); os.symlink("/etc/shadow", "/opt/t/real/bait")')
     names: set[str] = set()
     with racing(box, SWAP):
-        for _ in range(20):
+        for _ in range(8):
             try:
                 names |= {change.path for change in within(lambda: list(provider.diff(box.handle, clean)))}
             except OSError as error:
@@ -183,7 +185,7 @@ def test_a_race_between_files_and_fifos_holds_nobody_up(box: Box, landing: Path)
     swap = "".join(f'    os.rename("/opt/t/{old}", "/opt/t/{new}")\n' for old, new in ("ax", "ba", "ab", "xa"))
     seen: set[object] = set()
     with racing(box, swap):
-        for number in range(100):
+        for number in range(30):
             try:
                 seen.add(within(lambda: box.provider.read(box.handle, "/opt/t/a", limit=100)))
             except OSError as error:
@@ -441,3 +443,53 @@ def test_names_of_any_bytes_cross_as_they_are_and_are_shown_harmlessly(
     with pytest.raises(OSError, match="x1b") as caught:
         provider.change(box.handle, "rename", bad, to="/opt/d/\x1b[2J")
     assert "\x1b" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------- locks
+
+
+@pytest.mark.parametrize(("how", "felt"), [("ro", False), ("cow", False), ("rw", True)])
+def test_no_lock_of_a_sandbox_is_felt_on_the_host_or_by_a_neighbour(
+    make_box: Callable[..., Box],
+    tmp_path_factory: pytest.TempPathFactory,
+    how: str,
+    felt: bool,
+    row: Callable[..., None],
+) -> None:
+    """A view has inodes of its own; a shared directory does not: that is the control."""
+    share = tmp_path_factory.mktemp("share")
+    share.chmod(0o755)
+    file = share / "file"
+    file.write_text("host")
+    file.chmod(0o666)
+    mounts = (ResolvedMount(str(share), str(share), how, project=False),)  # type: ignore[arg-type]
+    box, neighbour = make_box(mounts=mounts), make_box(mounts=mounts)
+    box.python(
+        f"""
+import fcntl
+fd = os.open({str(file)!r}, os.O_RDONLY)
+fcntl.flock(fd, fcntl.LOCK_EX)
+print("ready", flush=True)
+signal.pause()
+"""
+    )
+    lock = (
+        f"import fcntl; answer = tried(fcntl.flock, os.open({str(file)!r}, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    )
+    assert (neighbour.attack(lock) != "ok") == felt
+    with file.open() as own:
+        try:
+            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            assert felt
+        else:
+            assert not felt
+    row(
+        f"Hold a lock on a file of the host below a {how} mount",
+        group="host reader",
+        stops="ro and cow mounts are views with inodes of their own",
+        expected=felt,
+        seen=felt,
+        off="a shared directory (rw)",
+        without="felt by the neighbour and the host",
+    )
