@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import resource
 import shutil
 import sys
@@ -62,19 +63,11 @@ def says(call: Callable[[], object]) -> str:
         return f"{type(error).__name__}: {error.strerror}"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--entries", type=int, default=890_000, help="below a million, 100,002 of which are in one directory"
-    )
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    peaks: dict[str, int] = {}
-    outcomes: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as name, create_sandbox(disk="4GiB") as sandbox:
-        place = Path(name)
+def look(place: Path, entries: int, peaks: dict[str, int]) -> list[str]:
+    """Make them and have all readers look; what the sandbox shows after its reset."""
+    with create_sandbox(disk="4GiB") as sandbox:
         with measured("make", peaks):
-            sandbox.run([sys.executable, "-I", "-c", MAKE, str(options.entries)], check=True)
+            sandbox.run([sys.executable, "-I", "-c", MAKE, str(entries)], check=True)
         calls: dict[str, Callable[[], object]] = {
             "diff": lambda: len(sandbox.diff().added),
             "diff text": lambda: len(str(sandbox.diff())),
@@ -86,10 +79,21 @@ def main() -> int:
         }
         for what, call in calls.items():
             with measured(what, peaks):
-                outcomes[what] = says(call)
-            print(f"{'':12} {outcomes[what]}")
-        left = sandbox.shell("ls -A /opt /tmp").stdout.split()
-        shutil.rmtree(place / "out", ignore_errors=True)
+                outcome = says(call)
+            print(f"{'':12} {outcome}", flush=True)
+        return sandbox.shell("ls -A /opt /tmp").stdout.split()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--entries", type=int, default=890_000, help="beside 100,002 that are in one directory")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    peaks: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as name:
+        os.environ["AIRLOCK_STATE_DIR"] = f"{name}/state"
+        left = look(Path(name), options.entries, peaks)
+        shutil.rmtree(Path(name, "out"), ignore_errors=True)
     print(f"left in the sandbox: {left}; peak of all: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB")
     return int(left != ["/opt:", "/tmp:"] or max(peaks.values()) > MOST)
 
