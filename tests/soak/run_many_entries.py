@@ -81,7 +81,8 @@ def look(place: Path, entries: int, peaks: dict[str, int]) -> list[str]:
             with measured(what, peaks):
                 outcome = says(call)
             print(f"{'':12} {outcome}", flush=True)
-        return sandbox.shell("ls -A /opt /tmp").stdout.split()
+        found: list[str] = sandbox.shell("ls -A /opt /tmp").stdout.split()
+        return found
 
 
 def main() -> int:
