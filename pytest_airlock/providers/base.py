@@ -244,7 +244,8 @@ class Handle:
 class Command:
     """One program to run. Strings carry undecodable bytes as surrogates (os.fsencode). cwd None = the spec's.
 
-    `env` is the whole environment, not an addition. stderr="stdout" merges, as subprocess.STDOUT does.
+    `env` is the whole environment, not an addition. stderr="stdout" merges, as subprocess.STDOUT does. `patience`: seconds
+    in which it has to start, else the sandbox counts as stuck and is ended: SandboxDied. None = the provider's own.
     """
 
     argv: tuple[str, ...]
@@ -254,6 +255,7 @@ class Command:
     stdin: Redirect = "null"
     stdout: Redirect = "pipe"
     stderr: Redirect = "pipe"
+    patience: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ __all__ = ["COPY_LIMIT", "Copied", "Landing", "copy_in", "copy_out"]
 COPY_LIMIT = 1024**3
 MAX_ENTRIES = 1_000_000
 MAX_DEPTH = 200
+#: Characters of names in `Copied.skipped`: a deep path is 50 KB, and a million entries can have it.
+MAX_SKIPPED = 16 * 1024 * 1024
 CHUNK = 1 << 20
 MASK = 0o755
 
@@ -59,7 +61,10 @@ def copy_in(backend: Backend, host: str | os.PathLike[str], inside: str | Sandbo
     return copied
 
 
-def _entries(parent: int, name: str, path: str, copied: Copied) -> Iterator[TreeEntry]:
+def _entries(parent: int, name: str, path: str, copied: Copied, depth: int = 0) -> Iterator[TreeEntry]:
+    if depth > MAX_DEPTH:
+        # What a sandbox made in a directory mounted read-write can be deeper than descriptors and recursion reach.
+        raise OSError(errno.ELOOP, f"refused to copy in: more than {MAX_DEPTH} levels", path)
     found = os.stat(name, dir_fd=parent, follow_symlinks=False)
     mode = stat.S_IMODE(found.st_mode) & MASK
     if stat.S_ISREG(found.st_mode):
@@ -74,7 +79,7 @@ def _entries(parent: int, name: str, path: str, copied: Copied) -> Iterator[Tree
         here = os.open(name, _DIRECTORY, dir_fd=parent)
         try:
             for child in sorted(os.listdir(here)):
-                yield from _entries(here, child, f"{path}/{child}" if path else child, copied)
+                yield from _entries(here, child, f"{path}/{child}" if path else child, copied, depth + 1)
         finally:
             os.close(here)
     else:
@@ -122,7 +127,8 @@ def copy_out(backend: Backend, inside: str | SandboxPath, host: str | os.PathLik
 
 
 def _refused(path: str, why: str) -> OSError:
-    return OSError(errno.EINVAL, f"refused to copy out: {why}", path)
+    """A path can be 64 KiB: an error that nobody can read helps nobody."""
+    return OSError(errno.EINVAL, f"refused to copy out: {why}", path if len(path) <= 1000 else f"{path[:1000]}…")
 
 
 class Landing:
@@ -136,6 +142,7 @@ class Landing:
         self._name = target.name
         self._left = limit
         self._copied = copied
+        self._skipped = MAX_SKIPPED
         above = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._open: list[tuple[str, int]] = [("", above)]  # the directories above the next entry
 
@@ -163,12 +170,18 @@ class Landing:
             self._copied.files += 1
             self._file(parent, name, entry)
         elif entry.kind == "symlink" and (why := _leads_out(entry.target, len(parts) - 1)):
-            self._copied.skipped.append((entry.path, why))
+            self._skip(entry.path, why)
         elif entry.kind == "symlink":
             _clear(parent, name)
             os.symlink(entry.target or "", name, dir_fd=parent)
         else:
-            self._copied.skipped.append((entry.path, f"a {entry.kind}"))
+            self._skip(entry.path, f"a {entry.kind}")
+
+    def _skip(self, path: str, why: str) -> None:
+        self._skipped -= len(path)
+        if self._skipped < 0:
+            raise OSError(errno.EFBIG, "the names alone of what cannot be copied are too much", path)
+        self._copied.skipped.append((path, why))
 
     def discard(self, path: str) -> None:
         """Remove what make() left of a file that did not come whole."""

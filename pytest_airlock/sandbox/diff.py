@@ -15,6 +15,10 @@ __all__ = ["DEFAULT_IGNORE", "ChangedPath", "Diff", "collect"]
 #: What diff() leaves out: paths (with all below) and names (anywhere); `*` and `?` stay within one name.
 DEFAULT_IGNORE = ("/tmp", "/run", "/dev", "/proc", "__pycache__")
 
+#: Characters of a diff as text, each line counted as its path and LINE.
+SHOWN = 1024 * 1024
+LINE = 50
+
 
 class ChangedPath(str):
     """A path that is equal to its text; `type` (file, dir, symlink …), `size` in bytes, `mode` (permission bits)."""
@@ -53,10 +57,18 @@ class Diff:
         return bool(self.added or self.modified or self.deleted)
 
     def __str__(self) -> str:
-        """One line for each path, by path."""
+        """One line for each path, by path; of very many the first ones, and how many are left out."""
         words = (("added", self.added), ("modified", self.modified), ("deleted", self.deleted))
-        lines = sorted((str(path), word, path) for word, paths in words for path in paths)
-        return "\n".join(f"{word:8} {_show(path)}" for _, word, path in lines) or "no changes"
+        found = sorted((path, word) for word, paths in words for path in paths)
+        lines: list[str] = []
+        left = SHOWN
+        for path, word in found:
+            left -= len(path) + LINE
+            if left < 0:
+                lines.append(f"[… {len(found) - len(lines):,} more …]")
+                break
+            lines.append(f"{word:8} {_show(path)}")
+        return "\n".join(lines) or "no changes"
 
 
 def _show(path: str) -> str:

@@ -12,6 +12,7 @@ from pytest_airlock.errors import CommandError, CommandTimeout, OutputLimitExcee
 from pytest_airlock.providers.base import Command, Exit, Process, Redirect
 from pytest_airlock.sandbox.pump import Late, Overflow, Reader, Target, Writer, drain, pump
 from pytest_airlock.sandbox.result import CompletedProcess, Text
+from pytest_airlock.sandbox.tracebacks import told
 from pytest_airlock.sandbox.transcript import Excerpt, Transcript, TranscriptEntry
 
 __all__ = ["Execution", "Input", "incoming", "outgoing"]
@@ -68,6 +69,7 @@ class Execution:
         feed: Input,
         targets: tuple[Target | None, Target | None],
         limit: int | None,
+        began: float,
     ) -> None:
         self._process = process
         self._args = args
@@ -79,11 +81,12 @@ class Execution:
         self._err = None if err is None else Reader(err.fileno(), limit, targets[1])
         self._readers = [reader for reader in (self._out, self._err) if reader is not None]
         self._writer = None if process.stdin is None else Writer(process.stdin, feed.data, feed.source)
-        self._started = time.monotonic()
+        self._started = began
         self._outcome = "interrupted"
 
     def finish(self, timeout: float | None, transcript: Transcript) -> CompletedProcess:
         """Wait for the end; whatever happens, the command has ended and one entry is in the transcript."""
+        __tracebackhide__ = told
         out = err = b""
         try:
             deadline = None if timeout is None else self._started + timeout

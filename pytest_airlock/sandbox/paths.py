@@ -18,6 +18,8 @@ __all__ = ["READ_LIMIT", "SandboxPath"]
 
 #: Most bytes that a read gives to the host, unless told otherwise.
 READ_LIMIT = 64 * 1024 * 1024
+#: Characters of all paths that a glob() looks at: half a million ordinary ones.
+GLOB_LIMIT = 32 * 1024 * 1024
 
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _TYPES: dict[FileKind, int] = {
@@ -134,7 +136,10 @@ class SandboxPath:
             yield SandboxPath(self._backend, entry.path)
 
     def glob(self, pattern: str) -> Iterator[SandboxPath]:
-        """Matching paths below, sorted; `**` is any number of directories, links to directories are not entered."""
+        """Matching paths below, sorted; `**` is any number of directories, links to directories are not entered.
+
+        OSError(EOVERFLOW) where there are far too many.
+        """
         parts = PurePosixPath(pattern).parts
         if not parts or pattern.startswith("/"):
             raise ValueError(f"unacceptable pattern: {pattern!r}")
@@ -235,18 +240,28 @@ def _result(found: FileStat) -> os.stat_result:
     return os.stat_result((mode, 0, 0, 1, found.uid, found.gid, found.size, whole, whole, whole), {**times, **exact})
 
 
-def _glob(base: SandboxPath, parts: tuple[str, ...]) -> Iterator[SandboxPath]:
-    """Only what is listed is matched: no name of the pattern is trusted to exist."""
-    first, rest = parts[0], parts[1:]
-    if first == "**":
-        yield from _glob(base, rest) if rest else [base]
-    for entry in base._backend.listdir(str(base)):
-        path = SandboxPath(base._backend, entry.path)
+def _glob(top: SandboxPath, pattern: tuple[str, ...]) -> Iterator[SandboxPath]:
+    """Only what is listed is matched: no name of the pattern is trusted to exist. No recursion: a tree can be deep."""
+    pending = [(top, pattern)]
+    left = GLOB_LIMIT
+    while pending:
+        base, parts = pending.pop()
+        first, rest = parts[0], parts[1:]
         if first == "**":
-            if entry.kind == "dir":
-                yield from _glob(path, parts)
-        elif fnmatch.fnmatchcase(path.name, first):
             if not rest:
-                yield path
-            elif entry.kind == "dir":
-                yield from _glob(path, rest)
+                yield base
+            else:
+                pending.append((base, rest))
+        for entry in base._backend.listdir(str(base)):
+            left -= len(entry.path)
+            if left < 0:
+                raise OSError(errno.EOVERFLOW, "more files than a pattern is looked for in", str(top))
+            path = SandboxPath(base._backend, entry.path)
+            if first == "**":
+                if entry.kind == "dir":
+                    pending.append((path, parts))
+            elif fnmatch.fnmatchcase(path.name, first):
+                if not rest:
+                    yield path
+                elif entry.kind == "dir":
+                    pending.append((path, rest))

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import IO, Any, cast
 
+from pytest_airlock.errors import OutputLimitExceeded
 from pytest_airlock.providers.base import Exit, Process
-from pytest_airlock.sandbox.pump import Late, Reader, Writer, pump
+from pytest_airlock.sandbox.pump import Late, Overflow, Reader, Writer, pump
 from pytest_airlock.sandbox.result import Text
+from pytest_airlock.sandbox.tracebacks import told
 
 __all__ = ["Popen"]
 
@@ -28,7 +30,14 @@ class Popen:
     """
 
     def __init__(
-        self, process: Process, args: Any, text: Text, check: Callable[[], None], ended: Callable[[Popen], None]
+        self,
+        process: Process,
+        args: Any,
+        text: Text,
+        check: Callable[[], None],
+        ended: Callable[[Popen], None],
+        *,
+        limit: int | None = None,
     ) -> None:
         self.args = args
         self.pid = process.pid
@@ -37,6 +46,7 @@ class Popen:
         self._text = text
         self._check = check
         self._ended = ended
+        self._limit = limit
         self._started = time.monotonic()
         self._duration = 0.0
         self._lock = threading.Lock()
@@ -65,6 +75,7 @@ class Popen:
 
     def wait(self, timeout: float | None = None) -> int:
         """The return code; subprocess.TimeoutExpired after `timeout` seconds, the command goes on."""
+        __tracebackhide__ = told
         self._check()
         if self.returncode is None:
             try:
@@ -108,7 +119,10 @@ class Popen:
     # -- its streams -----------------------------------------------------------------------------------------------
 
     def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:  # noqa: A002
-        """Send `input`, read until the command has ended; after TimeoutExpired it can be called again, nothing is lost."""
+        """Send `input`, read until the command has ended; after TimeoutExpired it can be called again, nothing is lost.
+
+        Beyond max_output the command and all that came of it are killed: OutputLimitExceeded.
+        """
         self._check()
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._pumped is None:
@@ -120,8 +134,15 @@ class Popen:
             end = pump(self._process, readers, writer, deadline)
         except Late:
             taken = [reader.captured() for reader in readers]
-            error = subprocess.TimeoutExpired(self.args, timeout or 0.0)
-            error.stdout, error.stderr = self._pick(taken)
+            late = subprocess.TimeoutExpired(self.args, timeout or 0.0)
+            late.stdout, late.stderr = self._pick(taken)
+            raise late from None
+        except Overflow:
+            self._process.kill_tree()
+            if (last := self._process.poll()) is not None:
+                self._over(last)
+            error = OutputLimitExceeded(self.args, self._limit or 0, *self._pick([r.captured() for r in readers]))
+            self.close()
             raise error from None
         finally:
             self._check()
@@ -131,6 +152,7 @@ class Popen:
         return out
 
     def _channels(self, data: Any) -> tuple[list[Reader], Writer | None]:
+        __tracebackhide__ = told
         if data is not None and self.stdin is None:
             raise ValueError("input needs stdin=PIPE")
         writer = None
@@ -138,7 +160,7 @@ class Popen:
             self.stdin.flush()
             writer = Writer(self._process.stdin, b"" if data is None else self._text.encode(data))
         streams = [stream for stream in (self._process.stdout, self._process.stderr) if stream and not stream.closed]
-        return [Reader(stream.fileno(), None) for stream in streams], writer
+        return [Reader(stream.fileno(), self._limit) for stream in streams], writer
 
     def _pick(self, taken: list[bytes]) -> tuple[Any, Any]:
         made = iter(taken)

@@ -8,8 +8,12 @@ from typing import Any
 
 from pytest_airlock.errors import CommandFailed
 from pytest_airlock.providers.base import Exit
+from pytest_airlock.sandbox.tracebacks import told
 
 __all__ = ["CompletedProcess", "Text"]
+
+#: Bytes of one stream of which what is no text is shown as it is (`\\xff`).
+ESCAPED = 16 * 1024 * 1024
 
 
 class CompletedProcess(subprocess.CompletedProcess[Any]):
@@ -50,26 +54,32 @@ class CompletedProcess(subprocess.CompletedProcess[Any]):
 
     def check_returncode(self) -> None:
         """Raise CommandFailed, a CalledProcessError, if the status is not 0."""
+        __tracebackhide__ = told
         if self.returncode:
             raise CommandFailed(self.returncode, self.args, self.stdout, self.stderr, self)
 
 
 class Text:
-    """How bytes become text: as subprocess does it, but utf-8 with backslashreplace whatever the locale."""
+    """How bytes become text: as subprocess does it, but utf-8 with backslashreplace whatever the locale.
 
-    __slots__ = ("encoding", "errors", "on", "strict")
+    Of data beyond ESCAPED bytes what cannot be decoded becomes U+FFFD unless `errors` was given: as an escape sequence each
+    such byte would cost 16 bytes of memory and, worse, 0.1 microseconds of a time-out that has passed.
+    """
+
+    __slots__ = ("_by_default", "encoding", "errors", "on", "strict")
 
     def __init__(self, text: bool | None, encoding: str | None, errors: str | None) -> None:
         self.on = bool(text or encoding or errors)
         self.encoding = encoding or "utf-8"
         self.errors = errors or "backslashreplace"
+        self._by_default = not errors
         #: for what goes in: an input that cannot be encoded is an error of the test, not to be papered over
         self.strict = errors or "strict"
 
     def decode(self, data: bytes) -> str | bytes:
         if not self.on:
             return data
-        text = data.decode(self.encoding, self.errors)
+        text = data.decode(self.encoding, "replace" if self._by_default and len(data) > ESCAPED else self.errors)
         return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
     def encode(self, data: Any) -> bytes | memoryview:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from pytest_airlock.errors import SandboxDied, SnapshotNotFound
+from pytest_airlock.errors import CommandTimeout, SandboxDied, SnapshotNotFound
 from pytest_airlock.models import SandboxInfo
 from pytest_airlock.providers.base import Command, Process
 from pytest_airlock.sandbox import copying
@@ -21,6 +24,7 @@ from pytest_airlock.sandbox.network import SandboxNetwork
 from pytest_airlock.sandbox.paths import SandboxPath
 from pytest_airlock.sandbox.popen import Popen
 from pytest_airlock.sandbox.result import CompletedProcess, Text
+from pytest_airlock.sandbox.tracebacks import told
 from pytest_airlock.sandbox.transcript import Transcript, TranscriptEntry
 
 if TYPE_CHECKING:
@@ -30,6 +34,8 @@ __all__ = ["MAX_OUTPUT", "RunOptions", "Sandbox", "Snapshot"]
 
 #: Most bytes of each stream of a command, unless told otherwise.
 MAX_OUTPUT = 256 * 1024 * 1024
+#: Seconds that a start may take beyond the command's time-out: on a busy machine it is late, in a stuck sandbox it never comes.
+START_GRACE = 5.0
 
 
 class _Default(Enum):
@@ -139,6 +145,7 @@ class Sandbox:
         PermissionError (no such program, not executable), CommandFailed (check=True), CommandTimeout and
         OutputLimitExceeded (the command and all it started are dead; `.result`, `.stdout`, `.stderr` have what came).
         """
+        __tracebackhide__ = told
         mode = Text(text, encoding, errors)
         feed = incoming(input, stdin, mode)
         targets = (
@@ -147,9 +154,10 @@ class Sandbox:
         )
         streams = (feed.word, redirect("stdout", stdout), redirect("stderr", stderr))
         command = build(arguments(argv), self._environ if env is None else env, cwd, user, streams)
-        process = self._spawn(command, argv)
         limit = self._backend.timeout if isinstance(timeout, _Default) else timeout
-        execution = Execution(process, argv, command, mode, feed=feed, targets=targets, limit=max_output)
+        began = time.monotonic()
+        process = self._spawn(command, argv, limit)
+        execution = Execution(process, argv, command, mode, feed=feed, targets=targets, limit=max_output, began=began)
         try:
             result = execution.finish(limit, self.transcript)
         except SandboxDied:
@@ -161,6 +169,7 @@ class Sandbox:
 
     def shell(self, script: str, **options: Unpack[RunOptions]) -> CompletedProcess:
         """Run `script` with /bin/sh -c; options as run()."""
+        __tracebackhide__ = told
         return self.run(["/bin/sh", "-c", script], **options)
 
     def popen(
@@ -176,10 +185,13 @@ class Sandbox:
         cwd: Argument | None = None,
         env: Mapping[Any, Any] | None = None,
         user: str | None = None,
+        max_output: int | None = MAX_OUTPUT,
     ) -> Popen:
         """Start a command, as subprocess.Popen. Streams are PIPE, DEVNULL or STDOUT; not given: stdin is empty, the
-        others are pipes (which somebody has to read, should the command write more than 64 KiB).
+        others are pipes (which somebody has to read, should the command write more than 64 KiB). communicate() reads at
+        most `max_output` bytes of each.
         """
+        __tracebackhide__ = told
         for name, value in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
             if value not in (None, subprocess.PIPE, subprocess.DEVNULL, subprocess.STDOUT):
                 raise ValueError(
@@ -192,14 +204,32 @@ class Sandbox:
         )
         command = build(arguments(argv), self._environ if env is None else env, cwd, user, streams)
         process = self._spawn(command, argv)
-        return Popen(process, argv, Text(text, encoding, errors), self._backend.check, self._ended(command))
+        mode = Text(text, encoding, errors)
+        return Popen(process, argv, mode, self._backend.check, self._ended(command), limit=max_output)
 
-    def _spawn(self, command: Command, argv: Arguments) -> Process:
+    def _spawn(self, command: Command, argv: Arguments, limit: float | None = None) -> Process:
+        """Start it; with `limit` in not much more than these seconds."""
+        __tracebackhide__ = told
+        began = time.monotonic()
+        if limit is not None:
+            command = replace(command, patience=limit + START_GRACE)
         try:
             return self._backend.spawn(command)
         except OSError as error:
-            self.transcript.add(TranscriptEntry(command.argv, f"not started: {error}", 0.0, command.cwd, command.user))
+            self._not_started(command, str(error), began)
             raise explain(error, self.name, argv, command) from None
+        except SandboxDied as died:
+            self._not_started(command, str(died), began)
+            if limit is None or time.monotonic() - began < limit:
+                raise
+            late = CommandTimeout(argv, limit, None, None)
+            late.result = CompletedProcess(argv, -signal.SIGKILL, duration=time.monotonic() - began)
+            late.add_note(f"it could not be started, and the whole sandbox had to be ended: {died}")
+            raise late from None
+
+    def _not_started(self, command: Command, why: str, began: float) -> None:
+        took = time.monotonic() - began
+        self.transcript.add(TranscriptEntry(command.argv, f"not started: {why}", took, command.cwd, command.user))
 
     def _ended(self, command: Command) -> Any:
         """What a Popen calls once when its end is known."""

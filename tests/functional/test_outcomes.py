@@ -255,3 +255,24 @@ def test_a_forked_child_leaves_the_sandbox_alone(project: pytest.Pytester) -> No
             assert airlock_sandbox.run(["true"]).returncode == 0
     """)
     project.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ("run(['false'], check=True)", "CommandFailed"),
+        ("shell('exit 3', check=True)", "CommandFailed"),
+        ("run(['sleep', '1000'], timeout=0.01)", "CommandTimeout"),
+        ("run(['no-such-program'])", "FileNotFoundError"),
+        ("popen(['no-such-program'])", "FileNotFoundError"),
+    ],
+)
+def test_a_failing_command_is_shown_at_the_line_of_the_test(project: pytest.Pytester, call: str, error: str) -> None:
+    project.makepyfile(f"""
+        def test_x(airlock_sandbox):
+            airlock_sandbox.{call}
+    """)
+    result = project.runpytest()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f">*airlock_sandbox.{call.replace('[', '[[]')}", f"E *{error}*"])
+    result.stdout.no_fnmatch_line("*pytest_airlock/sandbox/*")

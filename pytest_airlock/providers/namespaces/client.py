@@ -15,6 +15,7 @@ from typing import Any
 from pytest_airlock.errors import ProviderError
 from pytest_airlock.providers.namespaces.engine import protocol
 from pytest_airlock.providers.namespaces.loader import interpreter
+from pytest_airlock.providers.namespaces.sending import explain_send
 
 __all__ = ["Engine", "StepFailed"]
 
@@ -97,6 +98,8 @@ class Engine:
                 protocol.send_json(self._sock, {"op": op, **request}, fds)
             except (BrokenPipeError, ConnectionResetError):
                 raise self._gone(op) from None
+            except OSError as error:
+                raise explain_send(error, op) from None
             return self._receive(op)
 
     def _receive(self, op: str) -> tuple[Any, list[int]]:

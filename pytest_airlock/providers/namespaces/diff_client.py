@@ -11,9 +11,9 @@ from pytest_airlock.providers.base import Change, ChangeKind
 from pytest_airlock.providers.namespaces.engine.frames import (
     ADDED,
     CHANGE,
+    CHANGES,
     DELETED,
     MODIFIED,
-    OVERHEAD,
     ChangeRecord,
     FrameError,
     is_plain,
@@ -37,7 +37,7 @@ def read_changes(
     Raises OSError (EOVERFLOW: more than the differ's limit), ProviderError for a stream that hangs, lies or has more than
     `limit` changes, and what `died` returns (default: a ProviderError) if it ends early.
     """
-    replies = Replies(stream, "list changes", bound=OVERHEAD, patience=Patience(deadline), died=died)
+    replies = Replies(stream, "list changes", bound=CHANGES, patience=Patience(deadline), died=died)
     for count, (_, payload) in enumerate(replies.frames(CHANGE)):
         if count == limit:
             raise replies.refuse(f"sent more than {limit} changes")

@@ -18,7 +18,6 @@ from pytest_airlock.providers.namespaces.engine.frames import (
     ENTRY,
     MAX_LISTING,
     MAX_PATH,
-    OVERHEAD,
     FileRecord,
     FrameError,
     FrameWriter,
@@ -48,23 +47,21 @@ class FileWorker(Protocol):
         """End it and let go; nothing if it, or the sandbox, is gone."""
         ...
 
+    def death(self) -> Exception:
+        """The error for a worker whose stream ended before its last frame."""
+        ...
+
 
 class FileClient:
     """read, write, stat, listdir, change, export_tree and import_tree of one sandbox, as `Provider` has them.
 
-    `open_worker` starts a worker for a packed request. `died` makes the error for a worker that ends early (default:
-    a ProviderError); `deadline` is the seconds a call waits for its worker in all. Raises OSError with `filename` as the
-    sandbox's kernel has it, ProviderError for a worker that hangs or lies, ValueError for a path that is not absolute.
+    `open_worker` starts a worker for a packed request; `deadline` is the seconds a call waits for its worker in all. Raises
+    OSError with `filename` as the sandbox's kernel has it, ProviderError for a worker that hangs, lies or is killed,
+    SandboxDied if the sandbox ends meanwhile, ValueError for a path that is not absolute.
     """
 
-    def __init__(
-        self,
-        open_worker: Callable[[bytes], FileWorker],
-        *,
-        died: Callable[[], Exception] | None = None,
-        deadline: float = DEADLINE,
-    ) -> None:
-        self._open_worker, self._died, self._deadline = open_worker, died, deadline
+    def __init__(self, open_worker: Callable[[bytes], FileWorker], *, deadline: float = DEADLINE) -> None:
+        self._open_worker, self._deadline = open_worker, deadline
 
     def read(self, path: str, *, limit: int) -> bytes:
         data = bytearray()
@@ -169,9 +166,10 @@ class FileClient:
         worker = self._open_worker(request.pack())
         patience = Patience(self._deadline)
         operation = f"{request.operation} {os.fsdecode(request.path)!r}"
-        bound = request.limit + OVERHEAD
         try:
-            replies = Replies(worker.stdout, operation, bound=bound, patience=patience, path=path, died=self._died)
+            replies = Replies(
+                worker.stdout, operation, bound=request.bound, patience=patience, path=path, died=worker.death
+            )
             yield _Call(worker, replies, patience)
         except BaseException:
             # After its last frame there is nothing to end: an OSError is an outcome like another.

@@ -16,11 +16,14 @@ from pytest_airlock.errors import ProviderError, SandboxDied
 from pytest_airlock.providers.base import Command, Exit
 from pytest_airlock.providers.namespaces.engine import protocol
 from pytest_airlock.providers.namespaces.engine.protocol import Reply, Request
+from pytest_airlock.providers.namespaces.sending import explain_send
 
 __all__ = ["Life", "NamespaceProcess", "spawn"]
 
 #: Seconds until an agent that does not answer counts as stuck (a hung mount, a kernel bug): never in normal use.
 PATIENCE = 60.0
+#: The same while it ends a command, for which it takes 11 seconds at most: a time-out has passed already.
+KILLING = 15.0
 _DEATH_MS = 10_000
 #: The direct child ended by SIGKILL, or it is a shell whose command did.
 _KILLED = (-signals.SIGKILL, 128 + signals.SIGKILL)
@@ -36,6 +39,8 @@ class Life:
 
     def __init__(self, name: str, control: _socket.socket, pidfd: int, oom_kills: Callable[[], int]) -> None:
         self.name, self.control, self.pidfd, self.oom_kills = name, control, pidfd, oom_kills
+        # Orders that a stuck agent does not take fill the socket.
+        control.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, protocol.timeval(PATIENCE))
         _lives.add(self)
 
     def gone(self) -> SandboxDied:
@@ -54,22 +59,26 @@ class Life:
         poll.register(self.pidfd, select.POLLIN)
         return not poll.poll(0)
 
-    def ask(self, request: Request, fds: Sequence[int] = (), *, patience: float = 0.0) -> _socket.socket:
-        """Send a request; returns the channel its replies come on, where each is waited for PATIENCE + `patience`."""
+    def ask(self, request: Request, fds: Sequence[int] = (), *, patience: float | None = None) -> _socket.socket:
+        """Send a request; returns the channel its replies come on, where each is waited for `patience` seconds."""
         near, far = protocol.channel()
         try:
-            near.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, protocol.timeval(PATIENCE + patience))
+            near.setsockopt(
+                _socket.SOL_SOCKET, _socket.SO_RCVTIMEO, protocol.timeval(PATIENCE if patience is None else patience)
+            )
             protocol.send(self.control, request.pack(), (far.fileno(), *fds))
         except OSError as error:
             near.close()
             if error.errno in _GONE:
                 raise self.gone() from None
-            raise
+            if isinstance(error, BlockingIOError):
+                raise self._stuck() from None
+            raise explain_send(error, "ask the sandbox") from None
         finally:
             far.close()
         return near
 
-    def call(self, request: Request, *, patience: float = 0.0) -> list[Reply]:
+    def call(self, request: Request, *, patience: float | None = None) -> list[Reply]:
         """A request answered by replies up to one that is not PROCESS."""
         replies = []
         channel = self.ask(request, patience=patience)
@@ -93,14 +102,17 @@ class Life:
         except BlockingIOError:
             if flags & _socket.MSG_DONTWAIT:
                 raise
-            self.kill()
-            raise SandboxDied(self.name, f"it did not answer for {PATIENCE:g} seconds") from None
+            raise self._stuck() from None
         if not data:
             raise self.gone()
         try:
             return Reply.unpack(data)
         except ValueError as error:
             raise ProviderError("namespaces", "read a reply", str(error)) from None
+
+    def _stuck(self) -> SandboxDied:
+        self.kill()
+        return SandboxDied(self.name, "its first process did not answer in time, so it was ended")
 
     def kill(self) -> None:
         """End everything inside, by the kernel's hand: nothing runs on behind an error that says it died.
@@ -191,7 +203,7 @@ class NamespaceProcess:
 
     def kill_tree(self) -> None:
         self._killed = True
-        self._life.call(Request(protocol.KILL_TREE, value=self._born, target=self.pid))
+        self._life.call(Request(protocol.KILL_TREE, value=self._born, target=self.pid), patience=KILLING)
 
     def close(self) -> None:
         for stream in (self.stdin, self.stdout, self.stderr):
@@ -222,7 +234,7 @@ def spawn(
             mine, other = (write, read) if number == 0 else (read, write)
             theirs.append(other)
             ours.append(os.fdopen(mine, "wb" if number == 0 else "rb", buffering=0))
-        channel = life.ask(request._replace(stdio=stdio), theirs)
+        channel = life.ask(request._replace(stdio=stdio), theirs, patience=command.patience)
         process = kind(life, channel, ours)
         try:
             process.started(command)

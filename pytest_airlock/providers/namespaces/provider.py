@@ -274,7 +274,7 @@ class NamespacesProvider:
         box = self._box(handle)
         if box.life is not None and box.running:
             try:
-                box.life.call(Request(protocol.TERMINATE, value=int(grace * 1000)), patience=grace)
+                box.life.call(Request(protocol.TERMINATE, value=int(grace * 1000)), patience=PATIENCE + grace)
             except SandboxDied:
                 pass  # it ended by itself meanwhile, which is what was asked for
         self._freeze(box)
@@ -336,7 +336,7 @@ class NamespacesProvider:
 
     def _files(self, handle: Handle) -> FileClient:
         life = self._box(handle).living()
-        return FileClient(lambda request: Worker(life, request), died=lambda: SandboxDied(handle.name))
+        return FileClient(lambda request: Worker(life, request))
 
     def read(self, handle: Handle, path: str, *, limit: int) -> bytes:
         return self._files(handle).read(path, limit=limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from pytest_airlock.errors import ProviderError, SandboxDied
@@ -33,7 +34,8 @@ class Worker:
         try:
             reply = life.receive(self._channel)
             if reply.kind != protocol.STARTED:
-                raise ProviderError("namespaces", "start a file call", os.strerror(reply.value))
+                hint = "every process that it may have runs" if reply.value == errno.EAGAIN else ""
+                raise ProviderError("namespaces", "start a file call", os.strerror(reply.value), hint=hint)
         except BaseException:
             self.finish()
             raise
@@ -43,6 +45,19 @@ class Worker:
         """Close our ends; the worker sees the end of its streams and exits, PID 1 reaps it."""
         for end in (self.stdin, self.stdout, self._channel):
             end.close()
+
+    def death(self) -> Exception:
+        """Why its stream ended early. PID 1 tells of its end if it lives itself; nothing is told by the dead."""
+        try:
+            reply = self._life.receive(self._channel)
+        except SandboxDied as died:
+            return died
+        return ProviderError(
+            "namespaces",
+            "carry out a file call",
+            f"its worker was ended inside (wait status {reply.value & 0xFFFF:#x})",
+            hint="the sandbox lives; what runs as its root user can kill what it may signal",
+        )
 
     def kill(self) -> None:
         """End it now, and let go; nothing if it, or the sandbox, is gone."""

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import IO
 
+from pytest_airlock.errors import ProviderError
 from pytest_airlock.providers.namespaces.engine import files
 
 
@@ -22,6 +23,9 @@ class ThreadWorker:
         self.stdout: IO[bytes] = os.fdopen(stdout, "rb", buffering=0)
         self._thread = threading.Thread(target=self._run, args=(work, request, source, sink))
         self._thread.start()
+
+    def death(self) -> Exception:
+        return ProviderError("fake", "serve", "its worker ended before its work")
 
     @staticmethod
     def _run(work: Callable[[bytes, int, int], None], request: bytes, source: int, sink: int) -> None:

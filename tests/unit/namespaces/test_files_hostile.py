@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from files_workers import ThreadWorker, scripted, silent
 
-from pytest_airlock.errors import ProviderError, SandboxDied
+from pytest_airlock.errors import ProviderError
 from pytest_airlock.providers.base import TreeEntry
 from pytest_airlock.providers.namespaces import replies
 from pytest_airlock.providers.namespaces.engine.frames import (
@@ -74,8 +74,6 @@ def test_nonsense_is_an_error_that_names_the_call(name: str, data: bytes) -> Non
 def test_a_worker_that_ends_early_is_told_as_asked(name: str, data: bytes) -> None:
     with pytest.raises(ProviderError, match="ended before its work"):
         CALLS[name](FileClient(scripted(data)))
-    with pytest.raises(SandboxDied):
-        CALLS[name](FileClient(scripted(data), died=lambda: SandboxDied("box")))
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -25,12 +25,13 @@ def test_protection_is_given_up_and_nothing_else_changed(
     assert score.read_text() == after + before[len(after) :]
 
 
-def test_a_child_gets_the_score_and_its_parent_keeps_its_own() -> None:
+@pytest.mark.parametrize(("capped", "own"), [(True, "0"), (False, "900")])
+def test_a_child_gets_the_score_and_its_parent_keeps_its_own(capped: bool, own: str) -> None:
     code = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 from engine import oom
-score = oom.CommandsFirst()
+score = oom.CommandsFirst(capped=sys.argv[2] == "True")
 def read(pid="self"):
     return open(f"/proc/{pid}/oom_score_adj").read().strip()
 before = read()
@@ -40,11 +41,15 @@ with score:
     if pid == 0:
         os.read(read_end, 1)
         os._exit(0)
-print(before == read(), read(pid))
+print(before, read(), read(pid))
 os.write(write_end, b"x")
 os.waitpid(pid, 0)
 """
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code, str(ENGINE)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-I", "-S", "-c", code, str(ENGINE), str(capped)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
-    assert done.stdout.split() == ["True", "1000"], done.stderr
+    assert done.stdout.split() == [own, own, "1000"], done.stderr

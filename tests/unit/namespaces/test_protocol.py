@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
+import socket
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_airlock.errors import ProviderError
 from pytest_airlock.providers.namespaces.engine import protocol
-from pytest_airlock.providers.namespaces.engine.protocol import Reply, Request
+from pytest_airlock.providers.namespaces.engine.protocol import Reply, Request, channel
+from pytest_airlock.providers.namespaces.process import Life
 
 words = st.binary(max_size=50).filter(lambda word: b"\0" not in word)
 
@@ -90,3 +96,52 @@ def test_end_of_file_is_told_apart_from_an_empty_message():
     near.close()
     assert protocol.receive(far) == (None, [])
     far.close()
+
+
+def test_a_limit_of_file_sizes_is_an_error_that_says_so() -> None:
+    """What is too long for a packet goes through a memfd, which counts as a file."""
+    near, far = channel()
+    life = Life("box", near, -1, lambda: 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(ProviderError, match="RLIMIT_FSIZE") as caught:
+            life.ask(Request(protocol.EXEC, argv=(b"true", bytes([65]) * 200_000)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        life.close()
+        far.close()
+    assert "ulimit -f" in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"x" * 100_000, b"x", Reply(protocol.DONE).pack() + b"x"])
+def test_a_reply_of_another_size_is_refused(data: bytes) -> None:
+    near, far = channel()
+    life = Life("box", near, -1, lambda: 0)
+    mine, theirs = channel()
+    theirs.send(data)
+    try:
+        with pytest.raises(ProviderError, match="a reply of"):
+            life.receive(mine)
+    finally:
+        for sock in (mine, theirs, far):
+            sock.close()
+        life.close()
+
+
+def test_a_list_without_end_is_cut_off() -> None:
+    near, far = channel()
+    life = Life("box", near, -1, lambda: 0)
+
+    def answer() -> None:
+        _, (fd,) = protocol.receive(far)
+        with socket.socket(fileno=fd) as sock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while True:
+                sock.send(Reply(protocol.PROCESS, 7).pack())
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    assert len(life.call(Request(protocol.LIST))) <= 1001
+    thread.join()
+    far.close()
+    life.close()

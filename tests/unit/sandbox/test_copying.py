@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_airlock.providers.base import TreeEntry
-from pytest_airlock.sandbox.copying import COPY_LIMIT, _leads_out, copy_out
+from pytest_airlock.sandbox.copying import COPY_LIMIT, MAX_DEPTH, _leads_out, copy_out
 
 
 class Hostile:
@@ -244,3 +244,28 @@ def test_r44_no_accepted_link_leads_above_its_root(parts, depth):
     for part in target.split("/"):
         at += {"..": -1, ".": 0, "": 0}.get(part, 1)
         assert at >= 0
+
+
+def test_the_names_of_what_is_skipped_have_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("pytest_airlock.sandbox.copying.MAX_SKIPPED", 100)
+    fifos = [TreeEntry(f"{number:010}", "fifo") for number in range(11)]
+    assert len(take(tmp_path / "t", folder(), *fifos[:10]).skipped) == 10
+    with pytest.raises(OSError, match="names alone") as caught:
+        take(tmp_path / "t", folder(), *fifos)
+    assert caught.value.errno == errno.EFBIG
+
+
+def test_a_path_in_an_error_is_one_that_can_be_read(tmp_path):
+    with pytest.raises(OSError, match="more than 200 levels") as caught:
+        take(tmp_path / "t", folder(), TreeEntry("/".join("d" * 300 for _ in range(201)), "dir"))
+    assert len(caught.value.filename) < 1100
+
+
+def test_a_host_tree_that_is_too_deep_is_refused_before_recursion_is(box, tmp_path):
+    deep = tmp_path / "t"
+    for _ in range(MAX_DEPTH + 2):
+        deep = deep / "d"
+    deep.mkdir(parents=True)
+    with pytest.raises(OSError, match="refused to copy in") as caught:
+        box.copy_in(tmp_path / "t", "/opt")
+    assert caught.value.errno == errno.ELOOP

@@ -121,3 +121,11 @@ def test_a_changed_path_is_its_text_and_keeps_its_facts_through_pickle():
     assert path == "/a"
     assert hash(path) == hash("/a")
     assert (path.type, path.size, path.mode) == ("symlink", 3, 0o777)
+
+
+def test_a_diff_of_very_many_paths_is_shown_in_part():
+    added = frozenset(ChangedPath(f"/{number:06}") for number in range(100_000))
+    text = str(Diff(added))
+    assert len(text) < 2 * 1024 * 1024
+    shown = text.count("\n")
+    assert text.endswith(f"\n[… {100_000 - shown:,} more …]")

@@ -9,6 +9,7 @@ import stat
 import pytest
 
 from pytest_airlock.errors import StaleSandbox
+from pytest_airlock.providers.base import FileStat
 from pytest_airlock.sandbox import SandboxPath
 
 
@@ -197,3 +198,21 @@ def test_stale_after_the_hand_back(box, backend, use):
     backend.stale = True
     with pytest.raises(StaleSandbox):
         use(path)
+
+
+def test_a_search_through_a_deep_tree_meets_no_recursion_limit(box, backend, monkeypatch):
+    """The fake's own paths are shorter than that; a listing is all that is asked for."""
+
+    def listdir(path):
+        return [FileStat(f"{path}/d", "dir")] if path.count("/d") < 1500 else []
+
+    monkeypatch.setattr(backend, "listdir", listdir, raising=False)
+    assert sum(1 for _ in box.path("/t").glob("**/d")) == 1500
+
+
+def test_a_search_has_an_end(box, backend, monkeypatch):
+    monkeypatch.setattr("pytest_airlock.sandbox.paths.GLOB_LIMIT", 10_000)
+    monkeypatch.setattr(backend, "listdir", lambda path: [FileStat(f"{path}/d", "dir")], raising=False)
+    with pytest.raises(OSError, match="more files than") as caught:
+        list(box.path("/t").glob("**"))
+    assert caught.value.errno == errno.EOVERFLOW

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from pytest_airlock.errors import SandboxDied, StaleSandbox
+from pytest_airlock.errors import OutputLimitExceeded, SandboxDied, StaleSandbox
 
 
 def test_streams_are_text_pipes_and_stdin_is_empty(box):
@@ -134,3 +134,12 @@ def test_no_descriptor_is_left_open(box, descriptors):
     for _ in range(10):
         box.popen(["cat"], stdin=subprocess.PIPE).communicate("x")
     assert descriptors() == before
+
+
+def test_communicate_reads_no_more_than_its_limit(box):
+    process = box.popen(["yes"], max_output=1000)
+    with pytest.raises(OutputLimitExceeded) as caught:
+        process.communicate()
+    assert process.returncode == -9
+    assert caught.value.stdout == "y\n" * 500
+    assert box.popen(["echo", "x"], max_output=2).communicate() == ("x\n", "")

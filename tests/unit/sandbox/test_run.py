@@ -7,12 +7,15 @@ import os
 import signal
 import subprocess
 import threading
+import tracemalloc
 
 import pytest
 
 from pytest_airlock.errors import CommandFailed, CommandTimeout, OutputLimitExceeded, SandboxDied, StaleSandbox
 from pytest_airlock.providers.base import Exit
 from pytest_airlock.sandbox import CompletedProcess
+from pytest_airlock.sandbox.pump import Reader
+from pytest_airlock.sandbox.result import Text
 
 BYTES = bytes(range(256))
 
@@ -388,3 +391,51 @@ def test_many_threads(box):
         thread.join()
     assert results == {n: f"{n}\n" for n in range(16)}
     assert len(box.transcript) == 16
+
+
+def test_single_bytes_cost_the_host_little_more_than_what_they_are():
+    """A million objects of one byte each would be 50 MB."""
+    read, write = os.pipe()
+    reader = Reader(read, None)
+    os.set_blocking(read, False)
+    tracemalloc.start()
+    try:
+        for number in range(200_000):
+            os.write(write, b"ab" if number % 1000 else bytes(5000))
+            reader.pull(None)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        os.close(read)
+        os.close(write)
+    data = reader.captured()
+    assert peak < 3 * len(data)
+    assert data == (bytes(5000) + b"ab" * 999) * 200
+
+
+def test_what_is_no_text_costs_no_sixteen_times_its_size(monkeypatch):
+    monkeypatch.setattr("pytest_airlock.sandbox.result.ESCAPED", 10)
+    assert Text(True, None, None).decode(b"\xff" * 10) == "\\xff" * 10
+    assert Text(True, None, None).decode(b"\xff" * 11) == "\ufffd" * 11
+    assert Text(True, None, "backslashreplace").decode(b"\xff" * 11) == "\\xff" * 11, "who asks for it gets it"
+
+
+def test_a_start_that_does_not_come_is_a_time_out(box, provider, monkeypatch):
+    """The provider gives up with the whole sandbox, no sooner than the command's own time-out."""
+    asked = []
+
+    def spawn(_, command):
+        asked.append(command.patience)
+        raise SandboxDied("box", "stuck")
+
+    monkeypatch.setattr(provider, "spawn", spawn)
+    with pytest.raises(CommandTimeout) as caught:
+        box.run(["true"], timeout=0)
+    assert caught.value.result.returncode == -9
+    assert "stuck" in "".join(caught.value.__notes__)
+    assert "not started" in str(box.transcript)
+    assert asked == [5]
+    for words in ({}, {"timeout": 1000}):
+        with pytest.raises(SandboxDied):
+            box.run(["true"], **words)
+    assert asked[1] is None

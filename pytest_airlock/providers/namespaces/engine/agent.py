@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import resource
 import select
 import signal
 import stat
@@ -40,6 +41,8 @@ class Agent:
         self.own = os.getuid()
         self.held = held
         self.census = processes.Census()
+        # Each command under way holds a descriptor here, and a request brings five.
+        self.room = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 24
 
     def receive(self) -> None:
         data, fds = protocol.receive(self.control)
@@ -63,6 +66,8 @@ class Agent:
                 channel.close()
 
     def answer(self, request: Request, channel: _socket.socket, fds: list[int]) -> None:
+        if request.op in (protocol.EXEC, protocol.FILES) and len(self.running) >= self.room:
+            raise OSError(11, os.strerror(11))  # EAGAIN, as where there is no room for a process
         if request.op == protocol.EXEC:
             self.execute(request, channel, _redirections(request.stdio, fds))
             return

@@ -25,6 +25,8 @@ ROOT = "/r"  # where the new root is put together
 SCRATCH = "/s"  # the sandbox's own tmpfs: uI, wI = overlay upper and work directories of view I
 NO_DIRECTORY, NO_FILE = base.COVERS
 MAX_TERMINALS = 256
+# System V IPC in all: 2 MB of semaphores and 128 MB of messages instead of 64 and 32 GB (sysvipc(7), semget(2), msgget(2)).
+_IPC = (("sem", b"32000 32000 500 1024"), ("msgmni", b"128"))
 # Kernel interfaces hidden or made read-only in /proc, as the container engines do (OCI runtime-spec, maskedPaths).
 MASKED_DIRECTORIES = ("acpi", "asound", "scsi")
 MASKED_FILES = ("interrupts", "kcore", "keys", "latency_stats", "sched_debug", "timer_list", "timer_stats")
@@ -54,6 +56,7 @@ class Options(NamedTuple):
     limits: tuple[tuple[int, int, int], ...]
     last_capability: int
     affinity: int
+    capped: bool
     landlock: int
 
 
@@ -86,7 +89,7 @@ def run(options: Options, ends: Ends) -> None:
         _loopback_up()
         _build_root(options, ends)
         _enter_root()
-        score = oom.CommandsFirst()
+        score = oom.CommandsFirst(capped=options.capped)
         held = _lock_down(options)
         agent.serve(
             ends.control,
@@ -218,7 +221,9 @@ def _mount_proc(options: Options) -> None:
     # Watches count against the host's user as well: one sandbox must not use up what its neighbours live on.
     for name, most in (("instances", b"32"), ("watches", b"8192")):
         write_proc(f"{proc}/sys/user/max_inotify_{name}", most, "sysctl")
-    _write_if_allowed(f"{proc}/sys/kernel/shmall", b"%d" % (options.size // os.sysconf("SC_PAGE_SIZE")))
+    # What System V IPC holds is in no process' account: it outlives them, and whom the kernel ends for it is somebody else.
+    for name, value in (("shmall", b"%d" % (options.size // os.sysconf("SC_PAGE_SIZE"))), *_IPC):
+        _write_if_allowed(f"{proc}/sys/kernel/{name}", value)
     # Root inside has no power over the network, but low ports are an ordinary thing to test.
     write_proc(f"{proc}/sys/net/ipv4/ip_unprivileged_port_start", b"0", "sysctl")
     for name in READ_ONLY:

@@ -21,13 +21,13 @@ from typing import NamedTuple
 from .frames import (
     ADDED,
     CHANGE,
+    CHANGES,
     CHUNK,
     DELETED,
     END,
     ERROR,
     MAX_PATH,
     MODIFIED,
-    OVERHEAD,
     ChangeRecord,
     FrameWriter,
     SinkClosed,
@@ -62,7 +62,7 @@ def diff(views: Sequence[DiffView], sink: int, *, xattr_prefix: str, limit: int)
     """
     if xattr_prefix not in ("user.", "trusted."):
         raise ValueError(f"xattr_prefix is 'user.' or 'trusted.', not {xattr_prefix!r}")
-    out = FrameWriter(write_to(sink), bound=OVERHEAD)
+    out = FrameWriter(write_to(sink), bound=CHANGES)
     try:
         try:
             differ = Differ(out, xattr_prefix, limit)

@@ -22,7 +22,6 @@ from .frames import (
     ENTRY,
     ERROR,
     MAX_LISTING,
-    OVERHEAD,
     FileRecord,
     FrameError,
     FrameReader,
@@ -46,7 +45,7 @@ def serve(request: bytes, source: int, sink: int) -> None:
     """
     try:
         call = Request.unpack(request)
-        out = FrameWriter(write_to(sink), bound=call.limit + OVERHEAD)
+        out = FrameWriter(write_to(sink), bound=call.bound)
         content = FrameReader(read_from(source), bound=1 << 62)
         try:
             if not call.path.startswith(b"/"):

@@ -25,8 +25,11 @@ ADDED, MODIFIED, DELETED = range(1, 4)
 CHUNK = 64 * 1024  # what a pipe holds, pipe(7)
 MAX_PATH = 64 * 1024  # bytes of a path in a tree; the kernel's PATH_MAX bounds one call, not the depth of a tree
 MAX_PAYLOAD = 2 * MAX_PATH
-#: Bytes of a stream besides file content: ten million short names.
+#: Bytes of a stream besides file content. A tree that is handed on entry by entry: ten million short names. What is kept
+#: until it is whole: a million changes; a full listing. As text of four bytes a character that can be four times as much.
 OVERHEAD = 512 * 1024 * 1024
+CHANGES = 192 * 1024 * 1024
+LISTING = 64 * 1024 * 1024
 MAX_LISTING = 100_000
 
 #: The place of a word is its code on the wire.
@@ -59,6 +62,11 @@ class Request(NamedTuple):
     to: bytes = b""
     mode: int = 0
     limit: int = 0
+
+    @property
+    def bound(self) -> int:
+        """The most bytes of a worker's stream."""
+        return self.limit + (OVERHEAD if self.operation == "export" else LISTING)
 
     def pack(self) -> bytes:
         code = OPERATIONS.index(self.operation)

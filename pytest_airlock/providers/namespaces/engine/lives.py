@@ -176,6 +176,7 @@ class Lives:
             limits=tuple((getattr(resource, name), soft, hard) for name, soft, hard in spec["limits"]),
             last_capability=self._stage.last_capability,
             affinity=spec["affinity"],
+            capped="memory" in spec["group"],
             landlock=self._stage.landlock,
         )
 

@@ -13,7 +13,7 @@ from . import syscalls
 
 __all__ = ["CommandsFirst", "give_up_protection"]
 
-_FIRST = b"1000"
+_FIRST, _SECOND = b"1000", b"900"
 _FILE = "/proc/self/oom_score_adj"
 
 
@@ -30,13 +30,18 @@ def give_up_protection() -> None:
 
 
 class CommandsFirst:
-    """`with` it PID 1 starts what shall die before it: a child inherits the score. To be made before PID 1 is locked down."""
+    """`with` it PID 1 starts what shall die before it: a child inherits the score. To be made before PID 1 is locked down.
 
-    def __init__(self) -> None:
+    Not `capped` by a memory cgroup the files of a sandbox can use up the machine: then PID 1, with which they go, is next.
+    """
+
+    def __init__(self, *, capped: bool) -> None:
         # Of a process that is not dumpable the file belongs to the host's root (proc_pid(5)).
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
         self._fd = os.open(_FILE, os.O_RDWR | os.O_CLOEXEC)
-        self._own = os.read(self._fd, 32)
+        if not capped:
+            os.pwrite(self._fd, _SECOND, 0)
+        self._own = os.pread(self._fd, 32, 0)
 
     def __enter__(self) -> None:
         os.pwrite(self._fd, _FIRST, 0)
