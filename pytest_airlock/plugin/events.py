@@ -20,11 +20,15 @@ _FAILED = pytest.StashKey[bool]()
 
 
 class Events:
-    """A session.Listener. Calls of the session are made inside `concerning(item)`; it reports in the same thread."""
+    """A session.Listener. Calls of the session are made inside `concerning(item)`; it reports in the same thread.
+
+    A sandbox is reset when the next test asks for it: what is told then is about the test that had it before.
+    """
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._local = threading.local()
+        self._users: dict[str, pytest.Item | None] = {}
 
     @contextmanager
     def concerning(self, item: pytest.Item | None) -> Iterator[None]:
@@ -40,16 +44,20 @@ class Events:
         return self._config.hook if item is None else item.ihook
 
     def ready(self, sandbox: Sandbox) -> None:
-        self.hooks(self._item).pytest_airlock_sandbox_ready(sandbox=sandbox, item=self._item)
+        item = self._users[sandbox.name] = self._item
+        self.hooks(item).pytest_airlock_sandbox_ready(sandbox=sandbox, item=item)
 
     def reset(self, name: str) -> None:
-        self.hooks(self._item).pytest_airlock_sandbox_reset(name=name, item=self._item)
+        item = self._users.get(name, self._item)
+        self.hooks(item).pytest_airlock_sandbox_reset(name=name, item=item)
 
     def failed(self, name: str, error: Exception) -> None:
-        self.hooks(self._item).pytest_airlock_sandbox_failed(name=name, error=error, item=self._item)
+        item = self._users.get(name, self._item)
+        self.hooks(item).pytest_airlock_sandbox_failed(name=name, error=error, item=item)
 
     def destroyed(self, name: str) -> None:
-        self.hooks(self._item).pytest_airlock_sandbox_destroyed(name=name, item=self._item)
+        item = self._users.pop(name, self._item)
+        self.hooks(item).pytest_airlock_sandbox_destroyed(name=name, item=item)
 
     @property
     def _item(self) -> pytest.Item | None:

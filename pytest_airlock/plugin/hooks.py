@@ -49,7 +49,7 @@ def pytest_airlock_sandbox_ready(sandbox: Sandbox, item: pytest.Item | None) -> 
 
 
 def pytest_airlock_sandbox_reset(name: str, item: pytest.Item | None) -> None:
-    """The sandbox that `item` used was reset and proved clean."""
+    """The sandbox that `item` used was reset and proved clean; if its provider can begin that ahead, when the next asks."""
 
 
 def pytest_airlock_sandbox_failed(name: str, error: AirlockError, item: pytest.Item | None) -> None:

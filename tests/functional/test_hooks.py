@@ -150,7 +150,7 @@ def test_what_happens_is_told(project: pytest.Pytester) -> None:
         def test_pooled(airlock_sandbox): pass
 
         def test_after_pooled():
-            assert events == [("ready", "test_pooled"), ("reset", "test_pooled")]
+            assert events == [("ready", "test_pooled")]
             events.clear()
 
         def test_made(airlock_factory): airlock_factory()
@@ -160,16 +160,20 @@ def test_what_happens_is_told(project: pytest.Pytester) -> None:
             events.clear()
 
         def test_dirty(airlock_sandbox):
+            assert events == [("reset", "test_pooled"), ("ready", "test_dirty")]
+            events.clear()
             provider.faults.fail("reset", ResetFailed(airlock_sandbox.name, "for a test"))
 
-        def test_after_dirty():
+        def test_after_dirty(airlock_sandbox):
             assert events == [
-                ("ready", "test_dirty"), ("failed", "ResetFailed", "test_dirty"), ("destroyed", "test_dirty")
+                ("failed", "ResetFailed", "test_dirty"),
+                ("destroyed", "test_dirty"),
+                ("ready", "test_after_dirty"),
             ]
             events.clear()
 
         def test_shared(airlock_session_sandbox):
-            assert events == [("ready", None)]
+            assert events == [("reset", "test_after_dirty"), ("ready", None)]
     """)
     project.runpytest().assert_outcomes(passed=7)
 

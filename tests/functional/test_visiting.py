@@ -115,7 +115,7 @@ def test_nobody_who_reads_is_no_error_of_the_command() -> None:
 
 @pytest.mark.usefixtures("run")
 def test_control_c_is_the_commands() -> None:
-    script = "trap 'echo caught; exit 9' INT; echo here; sleep 1000"
+    script = "trap 'echo caught; exit 9' INT; echo here; while :; do sleep 0.1; done"
     with subprocess.Popen([*AIRLOCK, "run", "held", "--", "sh", "-c", script], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"here\n"

@@ -14,7 +14,7 @@ from typing import Any
 
 from attacker import Box
 from attacks import AnyOf, Fits, attack
-from weakenings import ALL_CAPABILITIES, CORES, NESTABLE, NO_FILTER, NO_SESSION
+from weakenings import ALL_CAPABILITIES, CORES, NESTABLE, NO_FILTER, NO_LANDLOCK, NO_SESSION
 
 Words = tuple[Any, ...]
 
@@ -38,7 +38,7 @@ def refused(
         controls[(NO_FILTER,)] = Fits("the kernel answers", another_answer)
     if capable:
         controls.setdefault((NO_FILTER,), Fits("EPERM", lambda answer: answer[capable] == "EPERM"))
-        controls[NO_FILTER, ALL_CAPABILITIES] = Fits("it works", lambda answer: answer[capable] != "EPERM")
+        controls[NO_FILTER, ALL_CAPABILITIES, NO_LANDLOCK] = Fits("it works", lambda answer: answer[capable] != "EPERM")
     stops = "system-call filter" + (", capabilities" if capable else "")
     attack(dict.fromkeys(calls, "EPERM"), stops=stops, controls=controls, not_shown=not_shown)(run)
 

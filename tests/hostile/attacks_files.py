@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attacker import Box
-from attacks import Fits, attack
+from attacks import AnyOf, Fits, attack
 from weakenings import (
     ALL_CAPABILITIES,
     CHROOT,
@@ -21,6 +21,7 @@ from weakenings import (
     HOST_PROC,
     INHERITED,
     NO_FILTER,
+    NO_LANDLOCK,
     OLD_ROOT,
     OPEN_DIRECTORY,
     SET_UID,
@@ -77,7 +78,7 @@ answer = found
 @attack(
     {"same": True, "host": []},
     stops="pivot_root: the root of the mount name space is the sandbox's",
-    controls={(CHROOT,): Fits("the fork server's root", lambda answer: "host" in answer["host"])},
+    controls={(CHROOT, NO_LANDLOCK): Fits("the fork server's root", lambda answer: "host" in answer["host"])},
     users=("root",),
 )
 def leaves_by_chroot(box: Box) -> Any:
@@ -102,7 +103,11 @@ answer["host"] = sorted({"host", "b", "l", "p", "r", "s"} & set(os.listdir("/"))
 @attack(
     [],
     stops="no descriptor of a directory is open in PID 1",
-    controls={(OPEN_DIRECTORY,): [SECRET, SECRET]},
+    controls={
+        # With Landlock it is open and leads to nothing.
+        (OPEN_DIRECTORY,): AnyOf(["", ""], [SECRET, SECRET]),
+        (OPEN_DIRECTORY, NO_LANDLOCK): [SECRET, SECRET],
+    },
     users=("root",),
 )
 def starts_in_a_directory_of_the_host(box: Box) -> Any:
@@ -142,7 +147,9 @@ answer["inherited"] = sorted({link.split(":")[0] for fd, link in links.items() i
     Fits("EACCES or EPERM throughout", lambda answer: set(answer.values()) <= {"EACCES", "EPERM"}),
     stops="PID 1 is not dumpable",
     controls={
-        (DUMPABLE,): Fits("it leads there", lambda answer: answer["exe"] == answer["root"] == answer["cwd"] == "ok")
+        (DUMPABLE, NO_LANDLOCK): Fits(
+            "it leads there", lambda answer: answer["exe"] == answer["root"] == answer["cwd"] == "ok"
+        )
     },
 )
 def follows_the_links_of_pid_1(box: Box) -> Any:
@@ -178,8 +185,8 @@ answer["names"] = "own" if len(names) <= 2 else "more"
     {"euid": True, "as root": False},
     stops="nosuid mounts, no_new_privs",
     controls={
-        (NO_FILTER, GAINS): {"euid": True, "as root": False},
-        (NO_FILTER, GAINS, SET_UID): {"euid": False, "as root": True},
+        (NO_FILTER, NO_LANDLOCK, GAINS): {"euid": True, "as root": False},
+        (NO_FILTER, NO_LANDLOCK, GAINS, SET_UID): {"euid": False, "as root": True},
     },
     not_shown={"single": "there is one id"},
     users=("airlock",),
@@ -237,7 +244,7 @@ NODES = (
 @attack(
     dict.fromkeys(NODES, "ENOENT"),
     stops="a /dev with six harmless nodes",
-    controls={(HOST_DEV,): Fits("some are there", lambda answer: set(answer.values()) != {"ENOENT"})},
+    controls={(HOST_DEV, NO_LANDLOCK): Fits("some are there", lambda answer: set(answer.values()) != {"ENOENT"})},
 )
 def opens_devices_of_the_host(box: Box) -> Any:
     """Memory, kernel log, disks, kvm, loop, fuse, tun, terminals."""
@@ -269,7 +276,7 @@ KINDS = (
     stops="system-call filter, capabilities; the kernel for what no user name space may mount",
     controls={
         (NO_FILTER,): dict.fromkeys(KINDS, "EPERM"),
-        (NO_FILTER, ALL_CAPABILITIES): Fits(
+        (NO_FILTER, ALL_CAPABILITIES, NO_LANDLOCK): Fits(
             "tmpfs: ok; no sysfs, devtmpfs or debugfs",
             lambda answer: (
                 answer["tmpfs"] == "ok"
@@ -286,7 +293,7 @@ def mounts_what_rules_the_host(box: Box) -> Any:
 @attack(
     {"inside": "EPERM", "host": False, "neighbour": False},
     stops="system-call filter, capabilities; mounts of another user name space are slaves",
-    controls={(NO_FILTER, ALL_CAPABILITIES): {"inside": "ok", "host": False, "neighbour": False}},
+    controls={(NO_FILTER, ALL_CAPABILITIES, NO_LANDLOCK): {"inside": "ok", "host": False, "neighbour": False}},
 )
 def mounts_where_the_host_sees_it(box: Box) -> Any:
     """A bind mount made shared, to be seen by the host or a neighbour."""
@@ -309,7 +316,7 @@ LISTED = [
 @attack(
     {"more": 0, "missing": 0},
     stops="a /dev of the engine's own",
-    controls={(HOST_DEV,): Fits("more", lambda answer: answer["more"] > 0)},
+    controls={(HOST_DEV, NO_LANDLOCK): Fits("more", lambda answer: answer["more"] > 0)},
 )
 def finds_more_devices(box: Box) -> Any:
     """How much is in /dev besides six harmless devices and links."""

@@ -13,7 +13,7 @@ from typing import Any
 from attacker import Box
 from attacks import AnyOf, Fits, attack
 from attacks_neighbours import ALL, FIND_IPC, KEYS, LEAVE_IPC, NONE
-from weakenings import FOLLOWED, NO_FILTER, SHARED_IPC, SHARED_KEYRING, SHARED_NET, SHARED_SHM
+from weakenings import FOLLOWED, NO_FILTER, NO_LANDLOCK, SHARED_IPC, SHARED_KEYRING, SHARED_NET, SHARED_SHM
 
 from pytest_airlock.errors import AirlockError
 from pytest_airlock.providers.base import ResolvedMount
@@ -28,7 +28,7 @@ def with_a_spare(box: Box) -> Any:
     return snapshot
 
 
-@attack(NONE, stops="an IPC name space for each life", controls={(SHARED_IPC,): ALL})
+@attack(NONE, stops="an IPC name space for each life", controls={(SHARED_IPC, NO_LANDLOCK): ALL})
 def next_world_finds_system_v_and_posix_objects(box: Box) -> Any:
     """Shared memory, semaphores and queues: found after a reset."""
     snapshot = with_a_spare(box)
@@ -101,7 +101,7 @@ def next_world_finds_a_key(box: Box) -> Any:
 @attack(
     "quiet",
     stops="a network name space for each life; the old one is dead before the next is handed out",
-    controls={(SHARED_NET,): "heard"},
+    controls={(SHARED_NET, NO_LANDLOCK): "heard"},
 )
 def old_world_answers_for_the_next(box: Box) -> Any:
     """A daemon of another session that listens where the next world will connect."""

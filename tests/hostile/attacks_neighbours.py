@@ -17,7 +17,7 @@ from typing import Any
 
 from attacker import Box
 from attacks import By, Fits, attack
-from weakenings import NO_FILTER, READ_ONLY_BINDS, SHARED_IPC, SHARED_KEYRING, SHARED_NET, SHARED_SHM
+from weakenings import NO_FILTER, NO_LANDLOCK, READ_ONLY_BINDS, SHARED_IPC, SHARED_KEYRING, SHARED_NET, SHARED_SHM
 
 from pytest_airlock.providers.base import ResolvedMount
 
@@ -38,7 +38,7 @@ answer["mq"] = libc.syscall(ctypes.c_long(numbers["mq_open"]), b"left", os.O_RDW
 NONE, ALL = (dict.fromkeys(("shm", "sem", "msg", "mq"), found) for found in (False, True))
 
 
-@attack(NONE, stops="an IPC name space", controls={(SHARED_IPC,): ALL})
+@attack(NONE, stops="an IPC name space", controls={(SHARED_IPC, NO_LANDLOCK): ALL})
 def leaves_system_v_and_posix_objects(box: Box) -> Any:
     """Shared memory, semaphores and queues: found by a neighbour."""
     other = box.another()
@@ -83,7 +83,7 @@ answer["unlinked"] = sum("unlinked" in line for line in maps)
 @attack(
     {"abstract": "ECONNREFUSED", "port": "ECONNREFUSED", "names": 0},
     stops="a network name space",
-    controls={(SHARED_NET,): {"abstract": "ok", "port": "ok", "names": 1}},
+    controls={(SHARED_NET, NO_LANDLOCK): {"abstract": "ok", "port": "ok", "names": 1}},
 )
 def connects_to_sockets_of_a_neighbour(box: Box) -> Any:
     """An abstract socket and a port of the loopback device that a neighbour listens on."""
@@ -112,7 +112,9 @@ answer["names"] = min(1, open("/proc/net/unix").read().count("@airlock-hostile-n
 @attack(
     {"abstract": "ECONNREFUSED", "port": "ECONNREFUSED", "far": "ENETUNREACH", "links": ["lo"], "routes": 1},
     stops="a network name space",
-    controls={(SHARED_NET,): Fits("abstract: ok, port: ok", lambda seen: seen["abstract"] == seen["port"] == "ok")},
+    controls={
+        (SHARED_NET, NO_LANDLOCK): Fits("abstract: ok, port: ok", lambda seen: seen["abstract"] == seen["port"] == "ok")
+    },
 )
 def connects_to_the_host(box: Box) -> Any:
     """The host's loopback, its abstract sockets, and the world."""

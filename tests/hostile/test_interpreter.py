@@ -40,7 +40,7 @@ print("attacked")
 
 #: The fork server is started without the loader.
 UNGUARDED = (
-    "from pytest_airlock.providers.namespaces import client; client.interpreter = lambda executable: [executable]"
+    "from pytest_airlock.providers.namespaces import client; client.interpreter = lambda executable: ([executable], ())"
 )
 
 

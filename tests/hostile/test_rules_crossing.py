@@ -221,8 +221,8 @@ def fake_agent(kind: Reply, descriptor: int) -> tuple[Life, _socket.socket]:
     life = Life("fake", near, -1, lambda: 0)
     real_ask = life.ask
 
-    def ask(*words: object) -> _socket.socket:
-        channel = real_ask(*words)  # type: ignore[arg-type]
+    def ask(*words: object, **named: object) -> _socket.socket:
+        channel = real_ask(*words, **named)  # type: ignore[arg-type]
         _, (reply, *streams) = protocol.receive(far)
         with socket.socket(fileno=reply) as sock:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]

@@ -161,7 +161,7 @@ def test_rule02_no_first_process_holds_a_descriptor_of_a_sibling(make_box: Calla
                 os.listdir(f"/proc/{box.init}/fd")
         return
     held = [_sockets(box.init) for box in (first, second)]
-    assert all(len(sockets) == 1 for sockets in held), "its control socket"
+    assert all(len(sockets) == 2 for sockets in held), "its control socket, and where visitors are introduced"
     assert not held[0] & held[1]
     for box in (first, second):
         kinds = {os.readlink(fd).split(":")[0] for fd in Path(f"/proc/{box.init}/fd").iterdir()}

@@ -10,7 +10,15 @@ MQUEUE = 'syscalls.mount("mqueue", f"{ROOT}/dev/mqueue", "mqueue", MS_NOSUID | M
 
 NO_FILTER = weaken("no system-call filter", Replace("syscalls.seccomp(options.program)", "pass"))
 ALL_CAPABILITIES = weaken("capabilities kept", Redefine("KEPT_CAPABILITIES", "KEPT_CAPABILITIES = (1 << 41) - 1"))
-GAINS = weaken("no_new_privs not set", Replace("syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)", "pass"))
+GAINS = weaken(
+    "no_new_privs not set",
+    Replace(
+        "syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)\n    syscalls.prctl(syscalls.PR_SET_KEEPCAPS",
+        "syscalls.prctl(syscalls.PR_SET_KEEPCAPS",
+    ),
+)
+#: The second wall: where the kernel has it, it stands behind most of the others.
+NO_LANDLOCK = weaken("no Landlock", Redefine("confine", "def confine(abi, trees):\n    pass"))
 SET_UID = weaken(
     "set-uid bits count",
     Replace('data, flags = "userxattr", MS_NOSUID | MS_NODEV', 'data, flags = "userxattr", MS_NODEV'),

@@ -17,7 +17,8 @@ LISTENS = weaken(
 IPC_UNBOUNDED = weaken("System V IPC not bounded", Redefine("_IPC", "_IPC = ()"))
 LAST_TO_GO = weaken(
     "no word to the kernel who goes first",
-    Redefine("_FIRST", '_FIRST = _SECOND = b"0"'),
+    Redefine("_COMMANDS", '_COMMANDS = b"0"'),
+    Redefine("_PID_1", '_PID_1 = b"0"'),
 )
 OPENED_UNSEEN = weaken(
     "files opened without a look",

@@ -129,9 +129,9 @@ class NamespacesProvider:
         if self._engine is None or not self._engine.usable:
             if self._engine is not None:
                 self._engine.close()
+            self._door.close()
             try:
                 self._engine = Engine()
-                self._door.open(self._engine)
             except StepFailed as error:
                 raise self._explained(error) from None
             # Whatever the server before had is gone with it.
@@ -170,6 +170,7 @@ class NamespacesProvider:
             if feature not in found:
                 absence = found.absent.get(feature, Absence("this provider has no such feature"))
                 raise UnsupportedFeature(feature, self.name, absence.why, hint=absence.fix)
+        self._door.open(self._start_engine())
         return self._create(spec, found)
 
     def _create(self, spec: ProviderSpec, found: Features) -> Handle:

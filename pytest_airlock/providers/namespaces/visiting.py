@@ -35,7 +35,7 @@ _REFUSALS = {
 
 
 class Door:
-    """The owner's side: a socket in the run-time directory, on which the fork server listens from then on.
+    """The owner's side: a socket in the run-time directory, on which the fork server listens from its first sandbox on.
 
     Where it cannot be opened nobody can visit, and `shut` says why: no reason not to run tests.
     """
@@ -45,8 +45,9 @@ class Door:
         self._pid, self._counter = os.getpid(), -1
 
     def open(self, engine: Engine) -> None:
-        """For a new fork server: the one before is gone."""
-        self.close()
+        """Once for each fork server."""
+        if self._counter >= 0:
+            return
         self._pid, self._counter = os.getpid(), os.memfd_create("airlock-visits", os.MFD_CLOEXEC)
         os.ftruncate(self._counter, _COUNT.size)
         try:
@@ -60,7 +61,7 @@ class Door:
 
     def visits(self) -> int:
         """How many there were so far; no message to the fork server."""
-        return int(_COUNT.unpack(os.pread(self._counter, _COUNT.size, 0))[0])
+        return int(_COUNT.unpack(os.pread(self._counter, _COUNT.size, 0))[0]) if self._counter >= 0 else 0
 
     def close(self) -> None:
         """After the server, which removes the socket, has ended or was killed."""

@@ -24,7 +24,7 @@ def test_a_spare_that_fails_waits_for_who_needs_it_to_be_told(monkeypatch: pytes
 
     monkeypatch.setattr(seats, "_has_room", lambda: True)
     places = seats.Seats(cast("Any", SimpleNamespace(begin=begin)), cast("Any", SimpleNamespace(probe=object())))
-    recipe = Recipe(cast("Any", SimpleNamespace(number=1)), (), {})
+    recipe = Recipe(cast("Any", SimpleNamespace(number=1, covers_shared=False)), (), {})
     seat = places.sit(recipe)
     for _ in range(2):  # a spare is for what was asked for before
         places.refill(seat, recipe)

@@ -13,7 +13,8 @@ from . import syscalls
 
 __all__ = ["CommandsFirst", "give_up_protection"]
 
-_FIRST, _SECOND = b"1000", b"900"
+_COMMANDS = b"1000"
+_PID_1 = b"900"
 _FILE = "/proc/self/oom_score_adj"
 
 
@@ -40,11 +41,11 @@ class CommandsFirst:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
         self._fd = os.open(_FILE, os.O_RDWR | os.O_CLOEXEC)
         if not capped:
-            os.pwrite(self._fd, _SECOND, 0)
+            os.pwrite(self._fd, _PID_1, 0)
         self._own = os.pread(self._fd, 32, 0)
 
     def __enter__(self) -> None:
-        os.pwrite(self._fd, _FIRST, 0)
+        os.pwrite(self._fd, _COMMANDS, 0)
 
     def __exit__(self, *_: object) -> None:
         os.pwrite(self._fd, self._own, 0)
