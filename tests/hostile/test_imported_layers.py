@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -84,12 +85,15 @@ def test_c32_a_layer_is_bounded_in_bytes_and_files(born: Callable[[io.BytesIO], 
 
 @pytest.mark.parametrize("place", ["proc", "dev", "usr", "root"])
 def test_c32_no_mount_is_led_elsewhere(provider: NamespacesProvider, box: Box, place: str) -> None:
-    """Nobody inside can put a link where something is mounted, but who writes the file can."""
+    """Nobody inside can put a link where something is mounted, but who writes the file can. Below /root nothing need be."""
+    points = [line.split()[1] for line in box.run("cat /proc/self/mounts").out.splitlines()]
+    mounted = any(f"{point}/".startswith(f"/{place}/") for point in points)
+    assert mounted or place == "root"
     link = Record(LINK, 1, name=os.fsencode(place), target=b"/host/etc")
     handle = provider.create(ProviderSpec(name=f"imported-{os.urandom(4).hex()}"))
     try:
         provider.import_snapshot(handle, snapshot_file(BEGIN, link), limit=LIMIT)
-        with pytest.raises(ProviderError, match="mount point"):
+        with pytest.raises(ProviderError, match="mount point") if mounted else contextlib.nullcontext():
             provider.start(handle)
     finally:
         provider.delete(handle)

@@ -38,10 +38,19 @@ print("attacked")
 """
 
 
-#: The fork server is started without the loader.
-UNGUARDED = (
-    "from pytest_airlock.providers.namespaces import client; client.interpreter = lambda executable: ([executable], ())"
-)
+MADE = "NamespacesProvider()"
+#: The fork server is started without the loader, and without the second wall, which lets nobody run a file of the host.
+UNGUARDED = """
+import tempfile
+from pathlib import Path
+
+import weakened
+import weakenings
+from pytest_airlock.providers.namespaces import client
+
+client.interpreter = lambda executable: ([executable], ())
+"""
+UNWALLED = "weakened.boot(Path(tempfile.mkdtemp(dir=Path(sys.executable).parent)), (weakenings.NO_LANDLOCK,))"
 
 
 def attacked(tmp_path: Path, script: str) -> tuple[os.stat_result, os.stat_result]:
@@ -73,7 +82,8 @@ def test_rule12_a_planted_link_to_what_pid_1_runs_does_not_change_the_hosts_inte
     """The class of CVE-2019-5736; as root the sandbox's ids are no owners of it, and nothing stands in the loader's place."""
     before, after = attacked(tmp_path, ATTACK)
     assert (after.st_mode, after.st_mtime_ns, after.st_size) == (before.st_mode, before.st_mtime_ns, before.st_size)
-    changed = stat.S_IMODE(attacked(tmp_path / "control", f"{UNGUARDED}\n{ATTACK}")[1].st_mode) == 0o4777
+    unguarded = UNGUARDED + ATTACK.replace(MADE, UNWALLED)
+    changed = stat.S_IMODE(attacked(tmp_path / "control", unguarded)[1].st_mode) == 0o4777
     assert changed == (mode != "root")
     what = {
         "attack": "A planted link to /proc/self/exe as a command: a set-uid bit for the user's own interpreter.",
@@ -85,7 +95,11 @@ def test_rule12_a_planted_link_to_what_pid_1_runs_does_not_change_the_hosts_inte
         expected="unchanged",
         seen="unchanged",
     )
-    row(**what, off="run without the loader", without="set-uid" if changed else "unchanged: root's ids are not inside")
+    row(
+        **what,
+        off="run without the loader (+) no Landlock",
+        without="set-uid" if changed else "unchanged: root's ids are not inside",
+    )
 
 
 SELF = """
