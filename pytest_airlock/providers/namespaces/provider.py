@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import _socket
-import hashlib
 import itertools
 import json
 import os
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import IO, Any
-
-import platformdirs
 
 from pytest_airlock.errors import (
     AirlockError,
@@ -39,13 +35,13 @@ from pytest_airlock.providers.base import (
     ResetProof,
     TreeEntry,
 )
-from pytest_airlock.providers.namespaces import diagnosis, examination, features, images
+from pytest_airlock.providers.namespaces import diagnosis, examination, features
+from pytest_airlock.providers.namespaces.bases import Bases
 from pytest_airlock.providers.namespaces.box import USERS, Box
 from pytest_airlock.providers.namespaces.client import Engine, StepFailed
 from pytest_airlock.providers.namespaces.diff_client import read_changes
 from pytest_airlock.providers.namespaces.engine import cgroups, protocol
 from pytest_airlock.providers.namespaces.engine.protocol import Request
-from pytest_airlock.providers.namespaces.engine.world import World
 from pytest_airlock.providers.namespaces.files_client import FileClient
 from pytest_airlock.providers.namespaces.layer_client import export_layers, import_layers
 from pytest_airlock.providers.namespaces.limits import sandbox_limits
@@ -69,9 +65,7 @@ class NamespacesProvider:
         self._door = Door()
         self._features: Features | None = None
         self._boxes: dict[str, Box] = {}
-        self._bases: dict[str, int] = {}
-        self._host = images.HostView.current()
-        self._memory = images.Memory()
+        self._bases = Bases()
         self._numbers = itertools.count(1)
 
     # ------------------------------------------------------------------ what works here
@@ -179,59 +173,21 @@ class NamespacesProvider:
         if spec.user not in USERS:
             raise InvalidSpec("user", spec.user, f"the users of a sandbox are {', '.join(USERS)}")
         engine = self._start_engine()
-        base = self._base(spec)
+        base = self._bases.number(spec, engine.found, self._call)
         limits = sandbox_limits(spec, found, uid=USERS[spec.user])
-        host = self._host if images.is_host_image(spec.image) else None
-        environ = {**images.base_environ(spec.user, host), **dict(spec.env)}
         one_id = found.absent.get("many_users")
         self._boxes[spec.name] = Box(
             next(self._numbers),
             spec,
             limits=limits,
-            environ=environ,
+            environ=self._bases.environ(spec),
             one_id=one_id,
             base=base,
-            planned=self._memory.version,
+            planned=self._bases.version,
         )
         number = self._boxes[spec.name].number
         data = {"engine": engine.found["pid"], "boot": engine.found["born"], "number": number}
         return Handle(self.name, spec.name, data | self._door.address(), features.enforced(spec, found))
-
-    def _base(self, spec: ProviderSpec) -> int:
-        """The base image of a spec as the host is now, built if there is none like it yet.
-
-        Planned anew each time: what came into the project since (a key, a token) must not be seen.
-        """
-        world = self._world(spec).to_json()
-        key = hashlib.sha256(world + self._stamp(spec)).hexdigest()
-        if key not in self._bases:
-            self._bases[key] = self._call("base", world=world.decode(), cache=str(_cache()))[0]
-        return self._bases[key]
-
-    def _stamp(self, spec: ProviderSpec) -> bytes:
-        """What a base depends on beside its world: own directories above a mount of foreign ids are made when it is built."""
-        found = self._start_engine().found
-        if found["privileged"]:
-            foreign = bool(spec.mounts) and not found["idmap_host"]
-        else:
-            foreign = any(os.stat(mount.source).st_uid != os.getuid() for mount in spec.mounts)
-        return b"%d" % self._memory.version if foreign else b""
-
-    def _world(self, spec: ProviderSpec) -> World:
-        root_mode = self._start_engine().found["privileged"]
-        return images.plan_image(spec, self._host, root_mode=root_mode, cache=_cache(), memory=self._memory)
-
-    def _rebase(self, box: Box) -> None:
-        """Stand on the host as it is now from the next life on."""
-        if box.planned == self._memory.version and self._memory.current():
-            return
-        old, box.base = box.base, self._base(box.spec)
-        box.planned = self._memory.version
-        if box.base == old:
-            return
-        if all(other.base != old for other in self._boxes.values()):
-            self._bases = {key: base for key, base in self._bases.items() if base != old}
-            self._call("forget", base=old)
 
     def start(self, handle: Handle) -> None:
         box = self._box(handle)
@@ -409,7 +365,7 @@ class NamespacesProvider:
 
     def origin(self, handle: Handle) -> str:
         box = self._box(handle)
-        found = images.origin(self._world(box.spec), self._memory.known)
+        found = self._bases.origin(box.spec, self._start_engine().found)
         return f"{found} {box.one_id is None} {box.spec.user}" if found else ""
 
     def export_snapshot(self, handle: Handle, snapshot: str, file: IO[bytes], *, limit: int) -> None:
@@ -435,7 +391,7 @@ class NamespacesProvider:
         if box.shares:
             # Whoever still ran could move what is to be masked while it is looked for.
             self._call("kill", id=box.number)
-        self._rebase(box)
+        self._bases.renew(box, self._boxes.values(), self._start_engine().found, self._call)
         box.layers = layers
         self._live(handle, box, "reset", layers=layers, needed=box.needed())
         return ResetProof("kernel", old, box.nonce)
@@ -461,8 +417,3 @@ class NamespacesProvider:
             os.close(write)
         with os.fdopen(read, "rb", buffering=0) as stream:
             yield from read_changes(stream)
-
-
-def _cache() -> Path:
-    """Where unpacked images and skeletons are kept between runs."""
-    return Path(platformdirs.user_cache_dir("pytest-airlock"))

@@ -1,0 +1,87 @@
+"""What sandboxes stand on: base images, planned from the host as it is now and built by the fork server once for all alike."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from pytest_airlock.providers.base import ProviderSpec
+from pytest_airlock.providers.namespaces import images
+from pytest_airlock.providers.namespaces.box import Box
+from pytest_airlock.providers.namespaces.engine.world import World
+
+__all__ = ["Bases"]
+
+_Call = Callable[..., tuple[Any, list[int]]]
+
+
+class Bases:
+    """The base images of one fork server, by what they are made of. `found` is what the server told of this host, `call`
+    asks it.
+    """
+
+    def __init__(self) -> None:
+        self._host = images.HostView.current()
+        self._memory = images.Memory()
+        self._built: dict[str, int] = {}
+
+    def clear(self) -> None:
+        """The server that had them is gone."""
+        self._built.clear()
+
+    @property
+    def version(self) -> int:
+        """Changes when what was planned before may not be true any more."""
+        return self._memory.version
+
+    def environ(self, spec: ProviderSpec) -> dict[str, str]:
+        host = self._host if images.is_host_image(spec.image) else None
+        return {**images.base_environ(spec.user, host), **dict(spec.env)}
+
+    def number(self, spec: ProviderSpec, found: Mapping[str, Any], call: _Call) -> int:
+        """The base image of a spec as the host is now, built if there is none like it yet.
+
+        Planned anew each time: what came into the project since (a key, a token) must not be seen.
+        """
+        world = self._world(spec, found).to_json()
+        key = hashlib.sha256(world + self._stamp(spec, found)).hexdigest()
+        if key not in self._built:
+            self._built[key] = call("base", world=world.decode(), cache=str(_cache()))[0]
+        return self._built[key]
+
+    def renew(self, box: Box, boxes: Iterable[Box], found: Mapping[str, Any], call: _Call) -> None:
+        """Have a sandbox stand on the host as it is now from its next life on; a base that none of `boxes` has goes."""
+        if box.planned == self._memory.version and self._memory.current():
+            return
+        old, box.base = box.base, self.number(box.spec, found, call)
+        box.planned = self._memory.version
+        if box.base == old:
+            return
+        if all(other.base != old for other in boxes):
+            self._built = {key: base for key, base in self._built.items() if base != old}
+            call("forget", base=old)
+
+    def origin(self, spec: ProviderSpec, found: Mapping[str, Any]) -> str:
+        """What decides which files there are, as one line; "" if that cannot be told."""
+        return images.origin(self._world(spec, found), self._memory.known)
+
+    def _stamp(self, spec: ProviderSpec, found: Mapping[str, Any]) -> bytes:
+        """What a base depends on beside its world: own directories above a mount of foreign ids are made when it is built."""
+        if found["privileged"]:
+            foreign = bool(spec.mounts) and not found["idmap_host"]
+        else:
+            foreign = any(os.stat(mount.source).st_uid != os.getuid() for mount in spec.mounts)
+        return b"%d" % self._memory.version if foreign else b""
+
+    def _world(self, spec: ProviderSpec, found: Mapping[str, Any]) -> World:
+        return images.plan_image(spec, self._host, root_mode=found["privileged"], cache=_cache(), memory=self._memory)
+
+
+def _cache() -> Path:
+    """Where unpacked images and skeletons are kept between runs."""
+    return Path(platformdirs.user_cache_dir("pytest-airlock"))
