@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 import resource
 import subprocess
 from collections.abc import Callable
@@ -12,7 +14,7 @@ import pytest
 from attacker import Box
 
 from pytest_airlock.errors import SandboxDied, UnsupportedFeature
-from pytest_airlock.providers.base import ProviderSpec
+from pytest_airlock.providers.base import ProviderSpec, ResolvedMount
 from pytest_airlock.providers.namespaces import NamespacesProvider
 from pytest_airlock.providers.namespaces.client import StepFailed
 from pytest_airlock.providers.namespaces.engine.world import View, World
@@ -333,6 +335,22 @@ def test_rule24_a_base_image_that_cannot_be_built_leaves_no_mount_behind(provide
     world = World((), (View("/conformance-no-such-directory", "/mnt"),)).to_json().decode()
     before = mounts()
     for _ in range(3):
-        with pytest.raises(StepFailed):
-            engine.call("base", world=world)
+        with pytest.raises(StepFailed) as caught:
+            engine.call("base", world=world, cache="/nowhere")
+        assert caught.value.errno == errno.ENOENT
     assert mounts() == before
+
+
+def test_rule24_no_mistake_of_the_fork_server_can_change_the_machine_through_a_base(
+    provider: NamespacesProvider, make_box: Callable[..., Box], tmp_path: Path
+) -> None:
+    """What lower layers are made of is bound read-only; a directory that is shared read-write is not."""
+    make_box(mounts=(ResolvedMount(str(tmp_path), "/mnt", "rw"),))
+    engine = provider._engine
+    assert engine is not None
+    with open(f"/proc/{engine._process.pid}/mountinfo", encoding="utf-8", errors="replace") as file:
+        mounts = {words[4]: words for words in map(str.split, file)}
+    bound = {place: words for place, words in mounts.items() if re.match(r"/b/\d+/(r|v\d+)(/|$)", place)}
+    assert bound
+    writable = [words[3] for words in bound.values() if "ro" not in words[5].split(",")]
+    assert all(str(tmp_path).endswith(place) for place in writable)
