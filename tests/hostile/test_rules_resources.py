@@ -341,15 +341,16 @@ def test_rule24_a_base_image_that_cannot_be_built_leaves_no_mount_behind(provide
     assert mounts() == before
 
 
-def test_rule24_no_mistake_of_the_fork_server_can_change_the_machine_through_a_base(
-    provider: NamespacesProvider, make_box: Callable[..., Box], tmp_path: Path
-) -> None:
+def test_rule24_no_mistake_of_the_fork_server_can_change_the_machine_through_a_base(tmp_path: Path) -> None:
     """What lower layers are made of is bound read-only; a directory that is shared read-write is not."""
-    make_box(mounts=(ResolvedMount(str(tmp_path), "/mnt", "rw"),))
-    engine = provider._engine
-    assert engine is not None
-    with open(f"/proc/{engine._process.pid}/mountinfo", encoding="utf-8", errors="replace") as file:
-        mounts = {words[4]: words for words in map(str.split, file)}
+    provider = NamespacesProvider()
+    try:
+        provider.start(provider.create(ProviderSpec("rule24", mounts=(ResolvedMount(str(tmp_path), "/mnt", "rw"),))))
+        assert provider._engine is not None
+        text = Path(f"/proc/{provider._engine._process.pid}/mountinfo").read_text(errors="replace")
+    finally:
+        provider.close()
+    mounts = {words[4]: words for words in map(str.split, text.splitlines())}
     bound = {place: words for place, words in mounts.items() if re.match(r"/b/\d+/(r|v\d+)(/|$)", place)}
     assert bound
     writable = [words[3] for words in bound.values() if "ro" not in words[5].split(",")]

@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import resource
-import socket
 import struct
 from typing import NamedTuple
 
@@ -120,8 +119,9 @@ def _keep_only(wanted: set[int]) -> None:
 
 def _loopback_up() -> None:
     """SIOCSIFFLAGS (netdevice(7)): the one interface of a locked network."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        fcntl.ioctl(sock, 0x8914, struct.pack("16sH22x", b"lo", 0x1 | 0x40))
+    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    fcntl.ioctl(sock, 0x8914, struct.pack("16sH22x", b"lo", 0x1 | 0x40))
+    sock.close()
 
 
 def _build_root(options: Options, ends: Ends) -> None:

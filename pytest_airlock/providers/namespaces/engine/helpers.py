@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import traceback
+import sys
 from collections.abc import Callable
 
 from . import syscalls
@@ -36,7 +36,7 @@ def begin(work: Callable[[], None], *, nice: int = 0) -> int:
     except (FrameError, EOFError):
         status = errno.EBADMSG
     except Exception:  # noqa: BLE001 - nobody is above us: it goes to the log of the fork server
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)
 

@@ -42,7 +42,7 @@ class Life:
     def __init__(self, pid: int, pidfd: int, control: _socket.socket, setup: _socket.socket, group: Any) -> None:
         self.pid, self.pidfd, self.control, self.setup, self.group = pid, pidfd, control, setup, group
         self.visited = False
-        self._scratch = -1
+        self._scratch = self._mounts = -1
 
     def alive(self) -> bool:
         """The kernel's word."""
@@ -78,6 +78,12 @@ class Life:
         self.visited = True
         return near.detach()
 
+    def hold_mounts(self) -> None:
+        """Keep its mounts beyond its death: the last who has a mount name space unmounts all, and waits for every
+        processor to have noticed. To be called while it waits to be let go.
+        """
+        self._mounts = os.open(f"/proc/{self.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+
     def kill(self) -> None:
         """It begins to die; bury() is the proof."""
         signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
@@ -96,14 +102,16 @@ class Life:
         if self.group is not None:
             self.group.remove()
 
+    def remains(self) -> list[int]:
+        """What a dead life still holds, as descriptors that are to be closed."""
+        kept = [self.pidfd, self.setup.detach(), self.control.detach(), self._scratch, self._mounts]
+        self._scratch = self._mounts = -1
+        return [fd for fd in kept if fd >= 0]
+
     def dispose(self) -> None:
-        """Give back what a dead life held; to free its files takes longer than its death, so this can wait."""
-        os.close(self.pidfd)
-        self.control.close()
-        self.setup.close()
-        if self._scratch >= 0:
-            os.close(self._scratch)
-            self._scratch = -1
+        """Give that back here."""
+        for fd in self.remains():
+            os.close(fd)
 
     def take_scratch(self) -> int:
         """The tmpfs outlives the life: it is the caller's from now on."""
@@ -137,6 +145,7 @@ class Lives:
                 entrance.close()
             life = Life(pid, pidfd, control, setup, group)
             try:
+                life.hold_mounts()
                 self._admit(life, recipe.spec, slot)
                 os.write(go, b"x")
             except BaseException:

@@ -20,6 +20,7 @@ from .seats import Seat, Seats
 from .shape import Shape
 from .skeletons import Skeletons
 from .syscalls import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REMOUNT, StepError
+from .undertaker import Undertaker
 from .world import World
 
 __all__ = ["main"]
@@ -53,6 +54,7 @@ class Server:
 
     def __init__(self, sock: _socket.socket, owner: int, found: stage.Stage) -> None:
         self.sock, self.owner, self.stage = sock, owner, found
+        self.undertaker = Undertaker()
         self.lives = Lives(owner, found)
         self.seats = Seats(self.lives, found)
         self.bases: dict[int, base.Base] = {}
@@ -132,6 +134,7 @@ class Server:
             written, scratch = not box.life.pristine(), box.life.take_scratch()
             try:
                 self._end(box)
+                self.dead.pop().dispose()
                 if written:
                     self._freeze(box, scratch)
             finally:
@@ -321,11 +324,15 @@ class Server:
 
     def _tidy(self) -> None:
         """Nobody asks for anything: time to clear away the dead, and for a spare."""
-        while self.dead:
-            self.dead.pop().dispose()
         box, self.refill = self.refill, None
         if box is not None and box.life is not None:
             self.seats.refill(box.seat, box.recipe)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Have what the dead left put away; it takes longer than their death."""
+        while self.dead:
+            self.undertaker.take(self.dead.pop().remains())
 
     def _answer(self, request: dict[str, Any], fds: list[int]) -> None:
         op = request["op"]
@@ -351,6 +358,8 @@ class Server:
         self.seats.close()
         for box in self.sandboxes.values():
             self._end(box)
+        self._clear()
+        self.undertaker.close()
 
 
 def main(fd: int) -> None:

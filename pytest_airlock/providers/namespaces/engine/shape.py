@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+from _blake2 import blake2b  # hashlib would load OpenSSL into every process of every sandbox
 from array import array
 from collections.abc import Iterator
-from hashlib import blake2b
 from typing import NamedTuple
 
 __all__ = ["Shape"]

@@ -21,9 +21,9 @@ import errno
 import fcntl
 import os
 import time
+from _blake2 import blake2b  # hashlib would load OpenSSL into every process of every sandbox
 from collections import Counter
 from collections.abc import Iterable
-from hashlib import blake2b
 
 from .dirstack import OPEN_DIRECTORY
 from .helpers import begin
