@@ -139,7 +139,7 @@ def test_c35_a_terminal_is_the_controlling_one_and_has_the_size(
 def test_c35_control_c_interrupts_what_runs_on_it(box: Machine, enter: Callable[[Machine], Visit]) -> None:
     visit = enter(box)
     terminal = visit.terminal(
-        command(visit, "stty -echo; trap 'echo caught; exit 3' INT; echo here; sleep 1000"), (24, 80)
+        command(visit, "stty -echo; trap 'echo caught; exit 3' INT; echo here; while :; do sleep 0.1; done"), (24, 80)
     )
     assert line(terminal) == b"here\r\n"
     terminal.stdin.write(b"\x03")
