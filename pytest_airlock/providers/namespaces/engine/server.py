@@ -16,6 +16,7 @@ from typing import Any
 
 from . import base, diff, door, helpers, protocol, stage, syscalls, transfer
 from .lives import Life, Lives, Recipe
+from .scratch import Upper, Uppers
 from .seats import Seat, Seats
 from .shape import Shape
 from .skeletons import Skeletons
@@ -32,8 +33,8 @@ _UNCLEARED = 16  # dead lives at most that wait to be cleared away
 class Sandbox:
     """What the server knows of one: its seat stays, its base, its life and its layers change."""
 
-    def __init__(self, seat: Seat, recipe: Recipe) -> None:
-        self.seat, self.recipe = seat, recipe
+    def __init__(self, seat: Seat, recipe: Recipe, uppers: Uppers) -> None:
+        self.seat, self.recipe, self.uppers = seat, recipe, uppers
         self.facts: Any = None  # for visitors
         self.made: set[int] = set()
         self.life: Life | None = None
@@ -45,6 +46,7 @@ class Sandbox:
                 if os.path.isdir(place):
                     syscalls.umount(place)
                     os.rmdir(place)
+            self.uppers.drop(layer)
         self.made -= layers
 
 
@@ -53,7 +55,8 @@ class Server:
 
     def __init__(self, sock: _socket.socket, owner: int, found: stage.Stage) -> None:
         self.sock, self.owner, self.stage = sock, owner, found
-        self.lives = Lives(owner, found)
+        self.uppers = Uppers()
+        self.lives = Lives(owner, found, self.uppers)
         self.seats = Seats(self.lives, found)
         self.bases: dict[int, base.Base] = {}
         self.sandboxes: dict[int, Sandbox] = {}
@@ -68,14 +71,17 @@ class Server:
     # ------------------------------------------------------------------ requests
 
     def op_base(self, request: dict[str, Any]) -> int:
+        if not self.stage.in_memory:
+            self.uppers.open(request["cache"])
         world = World.from_json(request["world"].encode())
         self.count += 1
 
         def kept(source: str) -> tuple[str | None, Shape | None]:
             return self.skeletons.find(request["cache"], source, root=base.HOST)
 
+        found = self.stage
         self.bases[self.count] = base.Base(
-            self.count, world, self.stage.identity, self.stage.probe, kept, idmap=self.stage.idmap
+            self.count, world, found.identity, found.probe, kept, idmap=found.idmap, layers_shift=found.layers_shift
         )
         return self.count
 
@@ -129,11 +135,12 @@ class Server:
         """End the life and keep what it wrote as a layer; the answer is the new list of layers."""
         box = self._known(request)
         if box.life is not None:
-            written, scratch = not box.life.pristine(), box.life.take_scratch()
+            life = box.life
+            written, scratch = not life.pristine(), life.take_scratch()
             try:
                 self._end(box)
                 if written:
-                    self._freeze(box, scratch)
+                    self._freeze(box, scratch, life.upper)
             finally:
                 os.close(scratch)
         return list(box.recipe.layers)
@@ -154,6 +161,7 @@ class Server:
             plain = f"/p/{layer}" if os.path.isdir(f"/p/{layer}") else f"/l/{layer}"
             for place, userns in ((f"/p/{self.count}", 0), (f"/l/{self.count}", box.seat.slot.userns if shift else 0)):
                 base.clone_to(plain, place, userns)
+            self.uppers.share(layer, self.count)
             box.made.add(self.count)
             adopted.append(self.count)
         box.recipe = box.recipe._replace(layers=tuple(adopted))
@@ -214,7 +222,14 @@ class Server:
         views = sum(1 for _ in box.recipe.image.views(box.seat.slot))
         shift = self.stage.idmap and who.privileged
         pid = transfer.begin_import(
-            self.count, fds[0], box.seat.slot, views=views, who=who, limit=request["limit"], shift=shift
+            self.count,
+            fds[0],
+            box.seat.slot,
+            views=views,
+            who=who,
+            limit=request["limit"],
+            shift=shift,
+            uppers=self.uppers,
         )
         return [pid, self.count]
 
@@ -226,9 +241,11 @@ class Server:
         box, layer = self._box(request), request["layer"]
         try:
             helpers.join(request["pid"])
-            transfer.place(layer, box.seat.slot, shift=self.stage.idmap and self.stage.identity.privileged)
+            shift = self.stage.idmap and self.stage.identity.privileged
+            transfer.place(layer, box.seat.slot, shift=shift, in_memory=self.stage.in_memory)
         except BaseException:
             transfer.discard(layer)
+            self.uppers.drop(layer)
             raise
         box.made.add(layer)
         box.recipe = box.recipe._replace(layers=(*box.recipe.layers, layer))
@@ -250,7 +267,7 @@ class Server:
         box = self.sandboxes.get(number)
         if box is None:
             recipe = Recipe(image, (), request["spec"])
-            box = self.sandboxes[number] = Sandbox(self.seats.sit(recipe), recipe)
+            box = self.sandboxes[number] = Sandbox(self.seats.sit(recipe), recipe, self.uppers)
         elif box.recipe.image is not image:
             box.recipe = box.recipe._replace(image=image)
         return box
@@ -274,13 +291,17 @@ class Server:
             raise
         self.dead.append(life)
 
-    def _freeze(self, box: Sandbox, scratch: int) -> None:
+    def _freeze(self, box: Sandbox, scratch: int, upper: Upper | None) -> None:
         self.count += 1
         place = f"/l/{self.count}"
         os.mkdir(place)
+        if upper is not None:
+            syscalls.mount_setattr(scratch, syscalls.MOUNT_ATTR_RDONLY)
+            self.uppers.freeze(self.count, upper)
         syscalls.move_mount(scratch, place)
-        # The superblock, not only this mount: EBUSY if anything could still write to it.
-        syscalls.mount(None, place, None, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
+        if upper is None:
+            # The superblock, not only this mount: EBUSY if anything could still write to it.
+            syscalls.mount(None, place, None, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
         box.made.add(self.count)
         box.recipe = box.recipe._replace(layers=(*box.recipe.layers, self.count))
 
@@ -323,6 +344,10 @@ class Server:
         """Nobody asks for anything: time to clear away the dead, and for a spare."""
         while self.dead:
             self.dead.pop().dispose()
+        if not self.stage.in_memory:
+            self._reap()
+            if not self.walkers:  # a list of changes is still being made from them
+                self.uppers.clear()
         box, self.refill = self.refill, None
         if box is not None and box.life is not None:
             self.seats.refill(box.seat, box.recipe)
@@ -351,6 +376,7 @@ class Server:
         self.seats.close()
         for box in self.sandboxes.values():
             self._end(box)
+        self.uppers.close()
 
 
 def main(fd: int) -> None:
