@@ -17,14 +17,17 @@ from pytest_airlock.providers.namespaces import client
 EDIT = "\n\ndef tmpfs_keeps_attributes():\n    return False\n"
 
 
-def edited(directory: Path) -> str:
+_CLIENT = Path(client.__file__)
+
+
+def edited(directory: Path, edit: str = EDIT) -> str:
     """Copy the engine below `directory`, edited; the path of the client that would boot it."""
-    shutil.copytree(Path(client.__file__).parent / "engine", directory / "engine")
+    shutil.copytree(_CLIENT.parent / "engine", directory / "engine")
     stage = directory / "engine" / "stage.py"
     text = stage.read_text()
     if text.count("def tmpfs_keeps_attributes(") != 1:
         raise LookupError("the engine has changed: there is nothing to edit")
-    stage.write_text(text + EDIT)
+    stage.write_text(text + edit)
     return str(directory / "client.py")
 
 

@@ -27,6 +27,7 @@ __all__ = ["Upper", "Uppers"]
 
 _STEP = "upper directory"
 _OPTIONS = "userxattr,volatile"
+_WAITING = 32  # directories that nobody has any more
 
 
 class Upper:
@@ -140,12 +141,12 @@ class Uppers:
     # ------------------------------------------------------------------ removal
 
     def clear(self) -> None:
-        """Have a child remove what nobody has any more; never waits."""
-        if self._child >= 0 and os.waitpid(self._child, os.WNOHANG)[0]:
+        """Have a child remove what nobody has any more; waits for it only where it cannot keep up."""
+        if self._child >= 0 and os.waitpid(self._child, os.WNOHANG if len(self._unused) < _WAITING else 0)[0]:
             self._child = -1
         if self._unused and self._child < 0:
             names, self._unused[:] = list(self._unused), []
-            self._child = helpers.begin(lambda: _remove_all(self._lease, names), nice=10)
+            self._child = helpers.begin(lambda: _remove_all(self._lease, names))
 
     def _sweep(self) -> None:
         """Have a child remove what dead servers left, of which there may be much."""
@@ -154,11 +155,11 @@ class Uppers:
 
     def _sweep_all(self) -> None:
         for name in os.listdir(self._home):
-            lease = self._lock(name) if name != self._name else -1
-            if lease >= 0:
-                with contextlib.suppress(OSError):  # of ids that do not exist here any more
+            with contextlib.suppress(OSError):  # no directory, or one of ids that do not exist here any more
+                lease = self._lock(name) if name != self._name else -1
+                if lease >= 0:
                     remove_tree(os.fsencode(name), directory=self._home)
-                os.close(lease)
+                    os.close(lease)
 
     def close(self) -> None:
         """Remove the lease with all that is in it, after the death of all lives; twice is fine."""
