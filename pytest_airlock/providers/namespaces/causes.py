@@ -6,7 +6,23 @@ says little: EPERM has a dozen causes. So a row also looks at the facts of the h
 
 from __future__ import annotations
 
-from errno import EACCES, EBUSY, EINVAL, EIO, ENODEV, ENOENT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM, EROFS, EUSERS
+from errno import (
+    EACCES,
+    EBUSY,
+    EINVAL,
+    EIO,
+    ENODATA,
+    ENODEV,
+    ENOENT,
+    ENOSPC,
+    ENOSYS,
+    ENOTDIR,
+    EOPNOTSUPP,
+    EPERM,
+    EROFS,
+    EUSERS,
+    EXDEV,
+)
 
 from pytest_airlock.providers.namespaces.cause import CGROUP, Row, always, filtered, older, sysctl
 
@@ -24,6 +40,7 @@ _POD = (
     "`appArmorProfile: {type: Unconfined}`, `procMount: Unmasked`"
 )
 _SUBIDS = "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
+_LINUX_6_6 = "Linux 6.6 or newer (Debian 12: `apt install -t bookworm-backports linux-image-amd64`; Ubuntu 22.04: the HWE kernel)"
 _MORE_IDS = (
     "give the user who starts the container more: `sudo usermod --add-subuids 1000000-1999999 --add-subgids "
     "1000000-1999999 USER`"
@@ -259,11 +276,22 @@ ROWS: tuple[Row, ...] = (
     Row(
         "tmpfs-xattr",
         "kernels before 6.6 (Debian 12, Ubuntu 22.04, RHEL 9)",
-        ("mount overlay", "xattr", "whiteout"),
-        (EOPNOTSUPP, EIO, EINVAL),
-        "tmpfs keeps no `user.` attributes before Linux 6.6, so deletions in a copy-on-write directory are lost",
-        "Linux 6.6 or newer (Debian 12: `apt install -t bookworm-backports linux-image-amd64`; Ubuntu 22.04: the HWE kernel)",
-        older(6, 6),
+        ("tmpfs attributes",),
+        (EOPNOTSUPP,),
+        "tmpfs keeps no `user.` attributes before Linux 6.6: what sandboxes write is on disk, where nothing bounds it",
+        _LINUX_6_6,
+        always,
+        feature="disk",
+        evidence="simulated",
+    ),
+    Row(
+        "upper-directory",
+        "kernels before 6.6, with a cache directory that cannot stand in for tmpfs",
+        ("upper directory", "whiteout"),
+        (EACCES, EBUSY, EINVAL, EIO, ENODATA, ENOENT, ENOSPC, ENOTDIR, EOPNOTSUPP, EPERM, EROFS, EXDEV),
+        "tmpfs keeps no `user.` attributes before Linux 6.6, and no upper directory of an overlay can be in the cache directory",
+        f"`XDG_CACHE_HOME=` a directory of yours on ext4, xfs or btrfs; or {_LINUX_6_6}",
+        always,
         evidence="simulated",
     ),
     Row(

@@ -107,6 +107,8 @@ def _landlock(version: int) -> Finding:
 
 def _caveats(report: Report) -> Iterator[Finding]:
     """What this mode does not do, whatever the features say."""
+    if not report["in_memory"]:
+        yield Finding("caveat", "what sandboxes write is on disk, in the cache directory, until their death")
     if not report["idmap_host"]:
         yield Finding(
             "caveat", "a file of the host's root below /usr is replaced, renamed, deleted, but not edited in place"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from errno import EOPNOTSUPP
 from typing import Any
 
 from pytest_airlock.providers.base import Absence, Features, ProviderSpec
@@ -63,6 +64,10 @@ def found(report: Mapping[str, Any], host: HostFacts = _NO_FACTS) -> Features:
         present.add("many_users")
     else:
         absent["many_users"] = one_id(report, host)
+    if not report["in_memory"]:
+        present.discard("disk")
+        error = explain("tmpfs attributes", EOPNOTSUPP, "", host)
+        absent["disk"] = Absence(error.why, error.hint)
     notes = []
     kept = report["groups"]
     if kept:

@@ -112,7 +112,7 @@ class NamespacesProvider:
             raise self._explained(StepFailed("openat2", error.errno or 0, error.filename or "")) from None
 
     def _try_whiteouts(self, handle: Handle) -> None:
-        """Remove and remake a directory of the image: EIO where tmpfs has no user.* attributes (Linux before 6.6)."""
+        """Remove and remake a directory of the image: EIO where nothing keeps user.* attributes."""
         try:
             self.change(handle, "remove", "/srv")
             self.change(handle, "mkdir", "/srv", mode=0o755)

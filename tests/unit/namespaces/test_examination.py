@@ -18,6 +18,7 @@ ROOT = {
     "ids": 65_536,
     "idmap": True,
     "idmap_host": True,
+    "in_memory": True,
     "groups": [],
     "cgroups": GROUPS,
     "contained": False,
@@ -67,6 +68,11 @@ def test_the_caveats_are_those_of_the_mode():
     assert [word in caveats(RANGE) for word in (edited, chowned, shared)] == [True, False, False]
     assert [word in caveats(SINGLE) for word in (edited, chowned, shared)] == [True, True, False]
     assert [word in caveats({**ROOT, "idmap_host": False}) for word in (edited, chowned, shared)] == [True, False, True]
+
+
+def test_files_on_disk_are_told():
+    assert "on disk" not in caveats(ROOT)
+    assert "on disk" in caveats({**ROOT, "in_memory": False})
 
 
 @pytest.mark.parametrize("version", ["1", "2", "1 and 2"])

@@ -17,7 +17,7 @@ MISSING = {"usable": False, "why": "no such hierarchy", "fix": "mount it"}
 def report(**changes):
     lacking = ["newuidmap", errno.ENOENT]
     found = {"privileged": True, "ids": 65_536, "idmap": True, "groups": [], "cgroups": {}, "lacking": lacking}
-    found |= {"attributes": True, "contained": False, "landlock": 7}
+    found |= {"attributes": True, "contained": False, "landlock": 7, "in_memory": True}
     return {**found, **changes}
 
 

@@ -47,7 +47,8 @@ class Layered(NamedTuple):
 
 
 class Base:
-    """A built World. `idmap` tells whether its own tmpfs can be shifted; else everything is owned by `owner`.
+    """A built World. `idmap` tells whether its own tmpfs can be shifted; else everything is owned by `owner`. `layers_shift`:
+    overlays take what is shifted.
 
     `kept(path)` finds a skeleton of that host directory on disk (Skeletons.find).
     """
@@ -61,9 +62,11 @@ class Base:
         kept: Callable[[str], tuple[str | None, Shape | None]],
         *,
         idmap: bool,
+        layers_shift: bool = True,
     ) -> None:
         self.kept = kept
         self.number, self.world, self.identity, self.idmap = number, world, identity, idmap
+        self.layers_shift = layers_shift
         self.home = f"/b/{number}"
         self.owner = 0 if idmap else probe.first
         self.shifted: set[str] = {"t"} if idmap else set()
@@ -210,7 +213,7 @@ class Base:
             raise StepError(error.errno or 0, error.step, source) from error
         if own:
             _protect(place)
-        if self.identity.privileged and can_shift(place, probe):
+        if self.identity.privileged and (self.layers_shift or not own) and can_shift(place, probe):
             self.shifted.add(name)
         elif not own:
             if self.identity.privileged:
@@ -241,7 +244,7 @@ class Base:
         os.mkdir(place)
         try:
             syscalls.mount(skeleton, place, None, syscalls.MS_BIND)
-            if self.identity.privileged and not can_shift(place, probe):
+            if self.identity.privileged and not (self.layers_shift and can_shift(place, probe)):
                 raise StepError(errno.EINVAL, "idmapped skeleton", skeleton)
             options = f"userxattr,lowerdir={place[1:]}:{self.home[1:]}/{name}"
             syscalls.mount("overlay", "/x", "overlay", _RO | syscalls.MS_RDONLY, options)
@@ -324,13 +327,15 @@ class Base:
         os.rmdir(self.home)
 
 
-def clone_to(source: str, place: str, userns: int, *, is_file: bool = False) -> None:
+def clone_to(source: str, place: str, userns: int, *, is_file: bool = False, read_only: bool = False) -> None:
     """Mount a clone of the mount at `source` at the new `place`, shifted by a user name space (0 = as it is)."""
     _mount_point(place, is_file=is_file)
     tree = syscalls.open_tree(source)
     try:
         if userns:
             syscalls.mount_setattr(tree, MOUNT_ATTR_IDMAP, userns=userns)
+        if read_only:
+            syscalls.mount_setattr(tree, MOUNT_ATTR_RDONLY)
         syscalls.move_mount(tree, place)
     finally:
         os.close(tree)

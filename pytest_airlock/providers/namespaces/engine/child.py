@@ -21,7 +21,10 @@ from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC
 __all__ = ["Ends", "Options", "run"]
 
 ROOT = "/r"  # where the new root is put together
-SCRATCH = "/s"  # the sandbox's own tmpfs: uI, wI = overlay upper and work directories of view I
+SCRATCH = (
+    "/s"  # the sandbox's own tmpfs: uI, wI = overlay upper and work directories of view I, if they are not on disk
+)
+ON_DISK = "/s/d"
 NO_DIRECTORY, NO_FILE = base.COVERS
 MAX_TERMINALS = 256
 # System V IPC in all: 2 MB of semaphores and 128 MB of messages instead of 64 and 32 GB (sysvipc(7), semget(2), msgget(2)).
@@ -41,7 +44,8 @@ KEPT_CAPABILITIES = sum(1 << number for number in (0, 1, 3, 4, 5, 6, 7, 8, 10, 1
 
 class Options(NamedTuple):
     """What one world is made of besides its files. Sizes in bytes; `limits` are (resource, soft, hard),
-    `affinity` how many processors it is pinned to where no cgroup can limit it (0 = all), `landlock` its ABI (0 = none).
+    `affinity` how many processors it is pinned to where no cgroup can limit it (0 = all), `landlock` its ABI (0 = none),
+    `upper` the name of its directory of uI and wI below /u ("" = in memory).
     """
 
     views: tuple[base.Layered, ...]
@@ -57,6 +61,7 @@ class Options(NamedTuple):
     affinity: int
     capped: bool
     landlock: int
+    upper: str
 
 
 class Ends(NamedTuple):
@@ -132,12 +137,17 @@ def _build_root(options: Options, ends: Ends) -> None:
     os.umask(0)
     os.mkdir(f"{SCRATCH}/shm", 0o1777)
     _make_covers()
-    scratch = syscalls.open_tree(SCRATCH)
+    top = SCRATCH
+    if options.upper:
+        top = ON_DISK
+        os.mkdir(top, 0o755)
+        syscalls.mount(f"/u/{options.upper}", top, None, MS_BIND)
+    scratch = syscalls.open_tree(top)
     protocol.send(ends.setup, b"t", (scratch,))
     os.close(scratch)
     os.chdir("/")
     for index, view in enumerate(options.views):
-        _mount_view(index, view, options.layers)
+        _mount_view(index, view, options.layers, top)
     _mount_proc(options)
     _mount_dev()
 
@@ -153,10 +163,10 @@ def _make_covers() -> None:
         syscalls.mount(None, path, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
 
-def _mount_view(index: int, view: base.Layered, layers: tuple[int, ...]) -> None:
+def _mount_view(index: int, view: base.Layered, layers: tuple[int, ...], top: str) -> None:
     target = ROOT + view.target
     _refuse_links(target)
-    upper, work = f"{SCRATCH}/u{index}", f"{SCRATCH}/w{index}"
+    upper, work = f"{top}/u{index}", f"{top}/w{index}"
     os.mkdir(work, 0o755)
     if view.mode == "rw":
         base.attach(f"/{view.lowers[-1]}", target)
@@ -173,7 +183,8 @@ def _mount_view(index: int, view: base.Layered, layers: tuple[int, ...]) -> None
     if view.mode == "cow":
         lowers = [f"l/{layer}/u{index}" for layer in reversed(layers)] + lowers
         _make_like(lowers[0], upper)
-        data += f",upperdir={upper},workdir={work}"
+        # Without `volatile` every death would wait until the whole file system of the disk is written back.
+        data += f"{',volatile' if top == ON_DISK else ''},upperdir={upper},workdir={work}"
     else:
         flags |= MS_RDONLY
     syscalls.mount("overlay", target, "overlay", flags, f"{data},lowerdir={':'.join(lowers)}")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from . import base, cgroups, child, identity, protocol, seccomp, stage, syscalls
 from .identity import Slot
+from .scratch import Upper, Uppers
 from .syscalls import StepError
 
 __all__ = ["Life", "Lives", "Recipe"]
@@ -35,12 +36,13 @@ class Recipe(NamedTuple):
 
 
 class Life:
-    """A running PID 1: its pidfd, the channel its tmpfs arrives on, its cgroup, and until it is handed out our end of
-    its control socket.
+    """A running PID 1: its pidfd, the channel its tmpfs arrives on, its cgroup, its directory on disk if it has one, and until
+    it is handed out our end of its control socket.
     """
 
     def __init__(self, pid: int, pidfd: int, control: _socket.socket, setup: _socket.socket, group: Any) -> None:
         self.pid, self.pidfd, self.control, self.setup, self.group = pid, pidfd, control, setup, group
+        self.upper: Upper | None = None
         self.visited = False
         self._scratch = self._mounts = -1
 
@@ -52,7 +54,7 @@ class Life:
 
     @property
     def scratch(self) -> int:
-        """A detached clone of its tmpfs, sent by the child before any sandbox code ran."""
+        """A detached clone of its tmpfs, or of its directory on disk, sent by the child before any sandbox code ran."""
         if self._scratch < 0:
             data, fds = protocol.receive(self.setup)
             if data is None or not fds:
@@ -102,8 +104,16 @@ class Life:
         if self.group is not None:
             self.group.remove()
 
+    def unmount(self) -> None:
+        """Let go of the mounts of a dead life at once: then nothing can be written by them any more."""
+        if self._mounts >= 0:
+            os.close(self._mounts)
+            self._mounts = -1
+
     def remains(self) -> list[int]:
         """What a dead life still holds, as descriptors that are to be closed."""
+        if self.upper is not None:
+            self.upper.release()
         kept = [self.pidfd, self.setup.detach(), self.control.detach(), self._scratch, self._mounts]
         self._scratch = self._mounts = -1
         return [fd for fd in kept if fd >= 0]
@@ -122,8 +132,8 @@ class Life:
 class Lives:
     """Begins lives on a prepared stage."""
 
-    def __init__(self, owner: int, found: stage.Stage) -> None:
-        self._owner, self._stage = owner, found
+    def __init__(self, owner: int, found: stage.Stage, uppers: Uppers) -> None:
+        self._owner, self._stage, self._uppers = owner, found, uppers
         self._myself = os.pidfd_open(os.getpid())
         self._born = 0
 
@@ -132,9 +142,9 @@ class Lives:
         control, far = protocol.channel()
         setup, setup_far = protocol.channel()
         wait, go = os.pipe2(os.O_CLOEXEC)
-        group = None
+        group, upper = None, self._uppers.take(slot)
         try:
-            options = self._options(recipe, slot)
+            options = self._options(recipe, slot, upper)
             group = self._group(recipe.spec)
             entrance = group.entrance() if group is not None else cgroups.NOWHERE
             try:
@@ -144,6 +154,7 @@ class Lives:
             finally:
                 entrance.close()
             life = Life(pid, pidfd, control, setup, group)
+            life.upper = upper
             try:
                 life.hold_mounts()
                 self._admit(life, recipe.spec, slot)
@@ -170,7 +181,7 @@ class Lives:
         for name in ("uid_map", "gid_map"):
             identity.write_proc(f"/proc/{life.pid}/{name}", slot.id_map(self._stage.identity, inside))
 
-    def _options(self, recipe: Recipe, slot: Slot) -> child.Options:
+    def _options(self, recipe: Recipe, slot: Slot, upper: Upper | None) -> child.Options:
         spec, ids = recipe.spec, self._stage.identity.ids
         program = seccomp.build(nesting=spec["nested"], single_user=ids == 1, pin_cpus=bool(spec["affinity"]))
         return child.Options(
@@ -187,6 +198,7 @@ class Lives:
             affinity=spec["affinity"],
             capped="memory" in spec["group"],
             landlock=self._stage.landlock,
+            upper=upper.name if upper is not None else "",
         )
 
     def _group(self, spec: dict[str, Any]) -> Any:

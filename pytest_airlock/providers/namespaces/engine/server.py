@@ -14,12 +14,14 @@ import signal
 import sys
 from typing import Any
 
-from . import base, diff, door, helpers, protocol, stage, syscalls, transfer
+from . import base, diff, door, helpers, protocol, stage, transfer
 from .lives import Life, Lives, Recipe
-from .seats import Seat, Seats
+from .sandboxes import Sandbox
+from .scratch import Uppers
+from .seats import Seats
 from .shape import Shape
 from .skeletons import Skeletons
-from .syscalls import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REMOUNT, StepError
+from .syscalls import StepError
 from .undertaker import Undertaker
 from .world import World
 
@@ -30,32 +32,14 @@ _WITH_PIPE = ("diff", "export", "import", "listen")
 _UNCLEARED = 16  # dead lives at most that wait to be cleared away
 
 
-class Sandbox:
-    """What the server knows of one: its seat stays, its base, its life and its layers change."""
-
-    def __init__(self, seat: Seat, recipe: Recipe) -> None:
-        self.seat, self.recipe = seat, recipe
-        self.facts: Any = None  # for visitors
-        self.made: set[int] = set()
-        self.life: Life | None = None
-
-    def drop(self, layers: set[int]) -> None:
-        """Unmount layers that nothing stands on any more."""
-        for layer in layers:
-            for place in (f"/l/{layer}", f"/p/{layer}"):
-                if os.path.isdir(place):
-                    syscalls.umount(place)
-                    os.rmdir(place)
-        self.made -= layers
-
-
 class Server:
     """Requests are one JSON object each, answered in order: {"ok": …} or {"error": [step, errno, path]}."""
 
     def __init__(self, sock: _socket.socket, owner: int, found: stage.Stage) -> None:
         self.sock, self.owner, self.stage = sock, owner, found
         self.undertaker = Undertaker()
-        self.lives = Lives(owner, found)
+        self.uppers = Uppers()
+        self.lives = Lives(owner, found, self.uppers)
         self.seats = Seats(self.lives, found)
         self.bases: dict[int, base.Base] = {}
         self.sandboxes: dict[int, Sandbox] = {}
@@ -70,14 +54,17 @@ class Server:
     # ------------------------------------------------------------------ requests
 
     def op_base(self, request: dict[str, Any]) -> int:
+        if not self.stage.in_memory:
+            self.uppers.open(request["cache"])
         world = World.from_json(request["world"].encode())
         self.count += 1
 
         def kept(source: str) -> tuple[str | None, Shape | None]:
             return self.skeletons.find(request["cache"], source, root=base.HOST)
 
+        found = self.stage
         self.bases[self.count] = base.Base(
-            self.count, world, self.stage.identity, self.stage.probe, kept, idmap=self.stage.idmap
+            self.count, world, found.identity, found.probe, kept, idmap=found.idmap, layers_shift=found.layers_shift
         )
         return self.count
 
@@ -131,12 +118,14 @@ class Server:
         """End the life and keep what it wrote as a layer; the answer is the new list of layers."""
         box = self._known(request)
         if box.life is not None:
-            written, scratch = not box.life.pristine(), box.life.take_scratch()
+            life = box.life
+            written, scratch = not life.pristine(), life.take_scratch()
             try:
                 self._end(box)
-                self.dead.pop().dispose()
+                life.unmount()
                 if written:
-                    self._freeze(box, scratch)
+                    self.count += 1
+                    box.freeze(self.count, scratch, life.upper)
             finally:
                 os.close(scratch)
         return list(box.recipe.layers)
@@ -157,6 +146,7 @@ class Server:
             plain = f"/p/{layer}" if os.path.isdir(f"/p/{layer}") else f"/l/{layer}"
             for place, userns in ((f"/p/{self.count}", 0), (f"/l/{self.count}", box.seat.slot.userns if shift else 0)):
                 base.clone_to(plain, place, userns)
+            self.uppers.share(layer, self.count)
             box.made.add(self.count)
             adopted.append(self.count)
         box.recipe = box.recipe._replace(layers=tuple(adopted))
@@ -176,7 +166,7 @@ class Server:
     def op_diff(self, request: dict[str, Any], fds: list[int]) -> None:
         """Write the changes since `layers` to the pipe that came along, from a process of its own."""
         box = self._known(request)
-        views = self._diff_views(box, len(request["layers"]))
+        views = box.diff_views(len(request["layers"]))
         self._reap()
         self.walkers.append(
             helpers.begin(lambda: diff.diff(views, fds[0], xattr_prefix="user.", limit=request["limit"]))
@@ -217,7 +207,14 @@ class Server:
         views = sum(1 for _ in box.recipe.image.views(box.seat.slot))
         shift = self.stage.idmap and who.privileged
         pid = transfer.begin_import(
-            self.count, fds[0], box.seat.slot, views=views, who=who, limit=request["limit"], shift=shift
+            self.count,
+            fds[0],
+            box.seat.slot,
+            views=views,
+            who=who,
+            limit=request["limit"],
+            shift=shift,
+            uppers=self.uppers,
         )
         return [pid, self.count]
 
@@ -229,9 +226,11 @@ class Server:
         box, layer = self._box(request), request["layer"]
         try:
             helpers.join(request["pid"])
-            transfer.place(layer, box.seat.slot, shift=self.stage.idmap and self.stage.identity.privileged)
+            shift = self.stage.idmap and self.stage.identity.privileged
+            transfer.place(layer, box.seat.slot, shift=shift, in_memory=self.stage.in_memory)
         except BaseException:
             transfer.discard(layer)
+            self.uppers.drop(layer)
             raise
         box.made.add(layer)
         box.recipe = box.recipe._replace(layers=(*box.recipe.layers, layer))
@@ -253,7 +252,7 @@ class Server:
         box = self.sandboxes.get(number)
         if box is None:
             recipe = Recipe(image, (), request["spec"])
-            box = self.sandboxes[number] = Sandbox(self.seats.sit(recipe), recipe)
+            box = self.sandboxes[number] = Sandbox(self.seats.sit(recipe), recipe, self.uppers)
         elif box.recipe.image is not image:
             box.recipe = box.recipe._replace(image=image)
         return box
@@ -276,30 +275,6 @@ class Server:
             box.seat = self.seats.sit()
             raise
         self.dead.append(life)
-
-    def _freeze(self, box: Sandbox, scratch: int) -> None:
-        self.count += 1
-        place = f"/l/{self.count}"
-        os.mkdir(place)
-        syscalls.move_mount(scratch, place)
-        # The superblock, not only this mount: EBUSY if anything could still write to it.
-        syscalls.mount(None, place, None, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
-        box.made.add(self.count)
-        box.recipe = box.recipe._replace(layers=(*box.recipe.layers, self.count))
-
-    def _diff_views(self, box: Sandbox, since: int) -> list[diff.DiffView]:
-        tops: list[str] = []
-        if box.life is not None:
-            tops.append(f"/proc/self/fd/{box.life.scratch}")
-        layers = [f"/l/{layer}" for layer in reversed(box.recipe.layers)]
-        newer, older = layers[: len(layers) - since], layers[len(layers) - since :]
-        views = []
-        for index, view in enumerate(box.recipe.image.views(box.seat.slot)):
-            if view.mode == "cow" and view.system:
-                uppers = tuple(f"{top}/u{index}" for top in (*tops, *newer))
-                lowers = tuple(f"{layer}/u{index}" for layer in older) + tuple(f"/{lower}" for lower in view.lowers)
-                views.append(diff.DiffView(view.target or "/", uppers, lowers))
-        return views
 
     # ------------------------------------------------------------------ the loop
 
@@ -324,6 +299,10 @@ class Server:
 
     def _tidy(self) -> None:
         """Nobody asks for anything: time to clear away the dead, and for a spare."""
+        if not self.stage.in_memory:
+            self._reap()
+            if not self.walkers:  # a list of changes is still being made from them
+                self.uppers.clear()
         box, self.refill = self.refill, None
         if box is not None and box.life is not None:
             self.seats.refill(box.seat, box.recipe)
@@ -360,6 +339,7 @@ class Server:
             self._end(box)
         self._clear()
         self.undertaker.close()
+        self.uppers.close()
 
 
 def main(fd: int) -> None:

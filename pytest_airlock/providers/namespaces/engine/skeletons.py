@@ -30,7 +30,7 @@ from .helpers import begin
 from .shape import Shape
 from .trees import remove_tree
 
-__all__ = ["Skeletons"]
+__all__ = ["Skeletons", "open_home"]
 
 #: Below so many directories memory is as fast, and a disk block each not worth it.
 WORTHWHILE = 500
@@ -56,7 +56,7 @@ class Skeletons:
         """
         try:
             if self._home < 0:
-                self._home = _open_home(root + cache)
+                self._home = open_home(root + cache, "skeletons")
             key = blake2b(os.fsencode(source), digest_size=8).hexdigest()
             return self._find(key, root + source)
         except OSError:  # a cache that is none, or damaged
@@ -187,15 +187,15 @@ def make_directories(top: str, shape: Shape, *, resume: bool = False) -> None:
                 raise
 
 
-def _open_home(cache: str) -> int:
-    """The directory of skeletons, made if need be: ours alone, as the one above it is ours to write."""
+def open_home(cache: str, name: str) -> int:
+    """The directory `name` in the cache, made if need be: ours alone, as the one above it is ours to write."""
     os.makedirs(cache, 0o700, exist_ok=True)
     above = os.open(cache, OPEN_DIRECTORY | os.O_NOFOLLOW)
     try:
         _require_ours(above, 0o022)
         with contextlib.suppress(FileExistsError):
-            os.mkdir("skeletons", 0o700, dir_fd=above)
-        home = os.open("skeletons", OPEN_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+            os.mkdir(name, 0o700, dir_fd=above)
+        home = os.open(name, OPEN_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
     finally:
         os.close(above)
     try:

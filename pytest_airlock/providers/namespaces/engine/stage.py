@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 from typing import Any, NamedTuple
 
-from . import cgroups, identity, landlock, oom, processes, syscalls
+from . import base, cgroups, identity, landlock, oom, processes, syscalls
 from .identity import Identity, Slot
-from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT
+from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT, StepError
 
 __all__ = ["Stage", "prepare"]
 
@@ -28,7 +28,8 @@ _DEVICE_LINKS = (
 
 class Stage(NamedTuple):
     """What was found: `probe` is the first id slot, `idmap` whether a tmpfs can be shifted into a slot, `idmap_host`
-    whether the host's /usr can; `landlock` its ABI.
+    whether the host's /usr can; `landlock` its ABI; `layers_shift` whether what is shifted can be a layer of an overlay, and
+    `in_memory` whether a tmpfs can be the upper one.
     """
 
     identity: Identity
@@ -38,6 +39,8 @@ class Stage(NamedTuple):
     last_capability: int
     landlock: int
     idmap_host: bool
+    layers_shift: bool
+    in_memory: bool
 
     def report(self) -> dict[str, Any]:
         """What the client is told."""
@@ -46,6 +49,7 @@ class Stage(NamedTuple):
             "ids": self.identity.ids,
             "idmap": self.idmap,
             "idmap_host": self.idmap_host,
+            "in_memory": self.in_memory,
             "attributes": identity.can_set("/x", syscalls.MOUNT_ATTR_NOSUID),
             "groups": list(self.identity.groups),
             "lacking": self.identity.lacking,
@@ -75,9 +79,14 @@ def prepare() -> Stage:
     means = cgroups.probe(prefix="/host")
     cgroups.sweep(prefix="/host")
     probe = identity.open_slot(0, who)
-    idmap = who.privileged and _tmpfs_can_shift(probe)
+    in_memory = tmpfs_keeps_attributes()
+    # Layers on disk have the ids of one range: where they are needed, tmpfs can mostly not be shifted either.
+    idmap = who.privileged and in_memory and _tmpfs_can_shift(probe)
     idmap_host = who.privileged and identity.can_shift("/host/usr", probe)
-    return Stage(who, probe, idmap, means, _last_capability(), landlock.version(), idmap_host)
+    layers_shift = idmap or (idmap_host and overlay_takes_shifted("/host/usr", probe))
+    idmap_host = idmap_host and layers_shift
+    last = _last_capability()
+    return Stage(who, probe, idmap, means, last, landlock.version(), idmap_host, layers_shift, in_memory)
 
 
 def _make_devices() -> None:
@@ -102,6 +111,33 @@ def _tmpfs_can_shift(slot: Slot) -> bool:
         return identity.can_shift("/x", slot)
     finally:
         syscalls.umount("/x")
+
+
+def tmpfs_keeps_attributes() -> bool:
+    """user.* ones, which came with Linux 6.6; overlayfs needs them in upper directories."""
+    try:
+        os.setxattr("/x", "user.airlock", b"")
+    except OSError:  # EOPNOTSUPP
+        return False
+    return True
+
+
+def overlay_takes_shifted(source: str, slot: Slot) -> bool:
+    """Before Linux 5.19 overlayfs takes no idmapped mount as a layer (EINVAL)."""
+    os.mkdir("/x/l")
+    try:
+        base.clone_to(source, "/x/l/usr", slot.userns)
+        syscalls.mount("overlay", "/r", "overlay", MS_RDONLY, "userxattr,lowerdir=x/l/usr:x/l")
+    except StepError:
+        return False
+    else:
+        syscalls.umount("/r")
+        return True
+    finally:
+        if os.path.ismount("/x/l/usr"):
+            syscalls.umount("/x/l/usr")
+        for path in ("/x/l/usr", "/x/l"):
+            os.rmdir(path)
 
 
 def _last_capability() -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 
 from . import helpers, syscalls
-from .base import clone_to
+from .base import attach, clone_to
 from .identity import Identity, Slot
 from .parcel import pack_layer, unpack_layer
+from .scratch import Uppers
 from .syscalls import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REMOUNT
 
 __all__ = ["begin_export", "begin_import", "discard", "place"]
@@ -23,16 +24,24 @@ def begin_export(layer: int, views: list[int], sink: int, slot: Slot, limit: int
     return helpers.begin(lambda: pack_layer(f"/l/{layer}", views, sink, owner=slot.first, limit=limit))
 
 
-def begin_import(layer: int, source: int, slot: Slot, *, views: int, who: Identity, limit: int, shift: bool) -> int:
-    """Fill a new tmpfs at /p/LAYER from a pipe; returns the pid to be joined.
+def begin_import(
+    layer: int, source: int, slot: Slot, *, views: int, who: Identity, limit: int, shift: bool, uppers: Uppers
+) -> int:
+    """Fill a new tmpfs, or directory on disk, at /p/LAYER from a pipe; returns the pid to be joined.
 
-    The child can reach nothing but that tmpfs and that pipe: whoever wrote the stream may be an enemy. `shift`: place()
+    The child can reach nothing but that and its pipe: whoever wrote the stream may be an enemy. `shift`: place()
     will map the ids, so that root inside is 0 there.
     """
     top = f"/p/{layer}"
     os.mkdir(top)
-    options = f"mode=755,size={limit + _ATTRIBUTES},nr_inodes={_INODES}"
-    syscalls.mount("tmpfs", top, "tmpfs", MS_NOSUID | MS_NODEV, options)
+    upper = uppers.take(slot)
+    if upper is not None:
+        uppers.freeze(layer, upper)
+        upper.release()
+        attach(f"/u/{upper.name}", top)
+    else:
+        options = f"mode=755,size={limit + _ATTRIBUTES},nr_inodes={_INODES}"
+        syscalls.mount("tmpfs", top, "tmpfs", MS_NOSUID | MS_NODEV, options)
 
     def fill() -> None:
         os.closerange(3, source)
@@ -46,10 +55,11 @@ def begin_import(layer: int, source: int, slot: Slot, *, views: int, who: Identi
     return helpers.begin(fill)
 
 
-def place(layer: int, slot: Slot, *, shift: bool) -> None:
+def place(layer: int, slot: Slot, *, shift: bool, in_memory: bool) -> None:
     """Make what was filled /l/LAYER, in the ids of `slot`; nobody writes to it any more."""
-    syscalls.mount(None, f"/p/{layer}", None, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
-    clone_to(f"/p/{layer}", f"/l/{layer}", slot.userns if shift else 0)
+    if in_memory:
+        syscalls.mount(None, f"/p/{layer}", None, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
+    clone_to(f"/p/{layer}", f"/l/{layer}", slot.userns if shift else 0, read_only=not in_memory)
 
 
 def discard(layer: int) -> None:

@@ -213,11 +213,16 @@ def _finish(fd: int, record: FileRecord) -> None:
         os.utime(fd, ns=(record.mtime_ns, record.mtime_ns))
 
 
-def remove_tree(path: bytes) -> None:
-    """Like shutil.rmtree a link or a file at the top is an error, and what vanishes by itself is not."""
+def remove_tree(path: bytes, *, directory: int | None = None) -> None:
+    """Like shutil.rmtree a link or a file at the top is an error, and what vanishes by itself is not.
+
+    `path` is relative to the open `directory`, if that is given. An empty one is ENOENT, as for every call of the kernel.
+    """
+    if not path:
+        raise failure(errno.ENOENT, path)
     top = path.rstrip(b"/") or b"/"
     place = [top]
-    with contextlib.closing(DirStack(os.open(top, OPEN_DIRECTORY | os.O_NOFOLLOW))) as tree:
+    with contextlib.closing(DirStack(os.open(top, OPEN_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory))) as tree:
         pending = [names(tree.fd)]
         try:
             while True:
@@ -237,7 +242,7 @@ def remove_tree(path: bytes) -> None:
                 place.pop()
         except OSError as error:
             raise failure(error.errno or errno.EIO, b"/".join(place)) from error
-    os.rmdir(top)
+    os.rmdir(top, dir_fd=directory)
 
 
 def _unlink(name: bytes, directory: int) -> bool:
