@@ -59,7 +59,7 @@ if [[ ! -e $here/root.done ]]; then
 fi
 
 early=$here/early
-drivers="virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk"
+drivers="virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk"
 mkdir -p "$early"/{bin,proc,sys,dev,new}
 cp "$here/root/bin/busybox" "$early/bin/"
 for name in $drivers overlay; do find "$here/kernel/lib/modules" -name "$name.ko" -exec cp {} "$early/" \; ; done

@@ -10,8 +10,10 @@ sandbox and is the provider's to distrust (contract 32). The digest finds damage
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -89,6 +91,11 @@ class LayerFiles:
                 fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             except FileNotFoundError:
                 return None
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+                os.close(fd)
+                # Whoever owns a directory above ours can put another in its place.
+                raise PermissionError(errno.EPERM, "it is not ours alone", path)
             return open(fd, "rb")
 
     def save(self, key: str, write: Callable[[IO[bytes]], None]) -> None:

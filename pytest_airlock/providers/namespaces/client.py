@@ -44,6 +44,7 @@ class Engine:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self._lock = threading.Lock()
+        self._number = 0  # of the last request
         self._log = os.memfd_create("airlock-log", os.MFD_CLOEXEC)
         near, far = protocol.channel()
         words, held = interpreter(sys.executable)
@@ -94,8 +95,10 @@ class Engine:
                     "the fork server belongs to another process" if self._sock else "the fork server was closed",
                     hint="after os.fork, use sandboxes in the process that made them",
                 )
+            # Whoever was interrupted left an answer behind that is nobody's: it has another number.
+            self._number += 1
             try:
-                protocol.send_json(self._sock, {"op": op, **request}, fds)
+                protocol.send_json(self._sock, {"op": op, "number": self._number, **request}, fds)
             except (BrokenPipeError, ConnectionResetError):
                 raise self._gone(op) from None
             except OSError as error:
@@ -103,19 +106,25 @@ class Engine:
             return self._receive(op)
 
     def _receive(self, op: str) -> tuple[Any, list[int]]:
-        if self._sock is None:
-            raise self._gone(op)
-        try:
-            answer, fds = protocol.receive_json(self._sock)
-        except ConnectionResetError:
-            raise self._gone(op) from None
-        except BlockingIOError:
-            # Its late answer would be taken for that of the next request.
-            self._sock.close()
-            self._sock = None
-            raise ProviderError("namespaces", op, f"its fork server did not answer for {_PATIENCE:g} seconds") from None
-        if answer is None:
-            raise self._gone(op)
+        answer: Any = {"number": -1}
+        fds: list[int] = []
+        while answer["number"] not in (self._number, protocol.ANY):
+            for fd in fds:
+                os.close(fd)
+            if self._sock is None:
+                raise self._gone(op)
+            try:
+                answer, fds = protocol.receive_json(self._sock)
+            except ConnectionResetError:
+                raise self._gone(op) from None
+            except BlockingIOError:
+                self._sock.close()
+                self._sock = None
+                raise ProviderError(
+                    "namespaces", op, f"its fork server did not answer for {_PATIENCE:g} seconds"
+                ) from None
+            if answer is None:
+                raise self._gone(op)
         if "error" in answer:
             raise StepFailed(*answer["error"])
         return answer["ok"], fds

@@ -83,6 +83,7 @@ SCENES: dict[str, tuple[HostFacts, str, int, str]] = {
     "overlay-missing": (HostFacts(kernel=NEW), "mount overlay", e.ENODEV, "/r"),
     "tmpfs-xattr": (HostFacts(kernel=(6, 1)), "tmpfs attributes", e.EOPNOTSUPP, ""),
     "upper-directory": (HostFacts(kernel=(6, 1)), "upper directory", e.EINVAL, "/home/somebody/.cache/pytest-airlock"),
+    "descriptors": (HostFacts(kernel=NEW), "scratch", e.EMFILE, "/proc/7/ns/mnt"),
     "idmap-overlay": (HostFacts(kernel=NEW, privileged=True, root_type="overlay"), "mount_setattr", e.EINVAL, "/usr"),
     "idmap": (HostFacts(kernel=NEW, privileged=True, root_type="ext4"), "idmapped rw mount", e.EOPNOTSUPP, "/nfs"),
     "no-device-nodes": (HostFacts(kernel=NEW, privileged=True), "bind", e.ENOENT, "/d/null"),

@@ -40,8 +40,11 @@ class Life:
     it is handed out our end of its control socket.
     """
 
-    def __init__(self, pid: int, pidfd: int, control: _socket.socket, setup: _socket.socket, group: Any) -> None:
+    def __init__(
+        self, pid: int, pidfd: int, control: _socket.socket, setup: _socket.socket, group: Any, *, owner: int
+    ) -> None:
         self.pid, self.pidfd, self.control, self.setup, self.group = pid, pidfd, control, setup, group
+        self._owner = owner
         self.upper: Upper | None = None
         self.visited = False
         self._scratch = self._mounts = -1
@@ -56,6 +59,13 @@ class Life:
     def scratch(self) -> int:
         """A detached clone of its tmpfs, or of its directory on disk, sent by the child before any sandbox code ran."""
         if self._scratch < 0:
+            # One that hangs while its root is put together, on a dead file system, must not hold up all others.
+            poll = select.poll()
+            for fd in (self.setup.fileno(), self.pidfd, self._owner):
+                poll.register(fd, select.POLLIN)
+            ready = [fd for fd, _ in poll.poll(_DEADLINE_MS)]
+            if self.setup.fileno() not in ready:
+                raise StepError(62 if not ready else 3, "scratch")  # ETIME, ESRCH
             data, fds = protocol.receive(self.setup)
             if data is None or not fds:
                 raise StepError(3, "scratch")  # ESRCH: it died while its root was put together
@@ -153,7 +163,7 @@ class Lives:
                     child.run(options, child.Ends(far, setup_far, wait, self._owner, self._myself, entrance))
             finally:
                 entrance.close()
-            life = Life(pid, pidfd, control, setup, group)
+            life = Life(pid, pidfd, control, setup, group, owner=self._owner)
             life.upper = upper
             try:
                 life.hold_mounts()

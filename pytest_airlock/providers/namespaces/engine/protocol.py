@@ -181,6 +181,10 @@ def receive(sock: _socket.socket) -> tuple[bytes | None, list[int]]:
         os.close(memory)
 
 
+#: The number of an answer that is to whatever was asked: the request could not be read.
+ANY = -2
+
+
 def send_json(sock: _socket.socket, message: Any, fds: tuple[int, ...] = ()) -> None:
     """One JSON message between client and fork server."""
     send(sock, json.dumps(message, separators=(",", ":")).encode(), fds)

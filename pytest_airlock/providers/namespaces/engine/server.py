@@ -9,6 +9,7 @@ from __future__ import annotations
 import _socket
 import gc
 import os
+import resource
 import select
 import signal
 import sys
@@ -50,6 +51,7 @@ class Server:
         self.dead: list[Life] = []
         self.poll = select.poll()
         self.door: door.Door | None = None
+        self.number = 0  # of the request that is being carried out
 
     # ------------------------------------------------------------------ requests
 
@@ -103,7 +105,7 @@ class Server:
 
     def _hand_out(self, box: Sandbox, life: Life) -> None:
         box.life = life
-        protocol.send_json(self.sock, {"ok": life.pid}, (life.control.fileno(), life.pidfd))
+        self._reply({"ok": life.pid}, (life.control.fileno(), life.pidfd))
         life.control.close()
         self.refill = box
 
@@ -240,9 +242,11 @@ class Server:
         box = self.sandboxes.pop(request["id"], None)
         if box is None:
             return
-        self._end(box)
-        self.seats.leave(box.seat)
-        box.drop(set(box.made))
+        try:
+            self._end(box)
+        finally:
+            self.seats.leave(box.seat)
+            box.drop(set(box.made))
 
     # ------------------------------------------------------------------ sandboxes
 
@@ -292,7 +296,12 @@ class Server:
                     if self.door is not None:
                         self.door.ready(fd)
                     continue
-                request, fds = protocol.receive_json(self.sock)
+                try:
+                    request, fds = protocol.receive_json(self.sock)
+                except OSError as error:  # no descriptor is left for those that came along
+                    self.number = protocol.ANY
+                    self._reply({"error": ["receive", error.errno or 0, ""]})
+                    continue
                 if request is None:
                     return
                 self._answer(request, fds)
@@ -314,18 +323,23 @@ class Server:
             self.undertaker.take(self.dead.pop().remains())
 
     def _answer(self, request: dict[str, Any], fds: list[int]) -> None:
-        op = request["op"]
+        op, self.number = request["op"], request["number"]
         try:
             call = getattr(self, f"op_{op}")
             answer = {"ok": call(request, fds) if op in _WITH_PIPE else call(request)}
         except OSError as error:
             step = getattr(error, "step", "") or op
             answer = {"error": [step, error.errno or 0, str(error.filename or "")]}
+        except Exception as error:  # noqa: BLE001 - every other sandbox would go with us: whoever asked is told
+            answer = {"error": [f"{op}: {type(error).__name__}: {error}"[:500], 0, ""]}
         finally:
             for fd in fds:
                 os.close(fd)
         if op not in ("start", "reset") or "error" in answer:
-            protocol.send_json(self.sock, answer)
+            self._reply(answer)
+
+    def _reply(self, answer: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
+        protocol.send_json(self.sock, {**answer, "number": self.number}, fds)
 
     def close(self) -> None:
         """Kill all first, then wait for all: they die side by side."""
@@ -347,6 +361,9 @@ def main(fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sock = _socket.socket(fileno=fd)
     os.set_inheritable(fd, False)
+    # Some five for each sandbox; those inside have limits of their own.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     _, fds = protocol.receive_json(sock)
     # Everything is loaded by now; what a sandbox could make us import must not be found.
     sys.path[:] = []
@@ -354,11 +371,11 @@ def main(fd: int) -> None:
         found = stage.prepare()
     except OSError as error:
         step = getattr(error, "step", "") or "start"
-        protocol.send_json(sock, {"error": [step, error.errno or 0, str(error.filename or "")]})
+        protocol.send_json(sock, {"error": [step, error.errno or 0, str(error.filename or "")], "number": 0})
         return
     gc.collect()
     gc.freeze()
-    protocol.send_json(sock, {"ok": found.report()})
+    protocol.send_json(sock, {"ok": found.report(), "number": 0})
     server = Server(sock, fds[0], found)
     try:
         server.serve()

@@ -11,7 +11,8 @@ made anew for every run, is not charged for it.
 
 A server holds a shared flock(2) on `list` for as long as it lives, so that nobody removes what it stands on; who builds
 or removes holds it alone. What may be used is decided by the source as it is now, never by age. Whatever is wrong
-here costs time, not safety: without a tree the caller makes its directories in memory.
+here costs time, not safety: without a tree the caller makes its directories in memory. Of a tree that is whole this trusts
+whoever can write to the cache directory of this user; it is never mounted read-write in a sandbox.
 """
 
 from __future__ import annotations
