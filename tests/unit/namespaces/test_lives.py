@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -35,8 +36,9 @@ def test_who_waits_for_its_tmpfs_waits_no_longer_than_it_or_the_owner_lives(
         None,
         owner=ended if dead == "owner" else living,
     )
-    with pytest.raises(StepError, match="scratch"):
+    with pytest.raises(StepError) as caught:
         _ = life.scratch
+    assert (caught.value.step, caught.value.errno) == ("scratch", errno.ETIME if dead == "nobody" else errno.ESRCH)
     for sock in (*control, *setup):
         sock.close()
     for fd in (living, ended):
