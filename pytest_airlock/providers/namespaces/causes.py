@@ -283,7 +283,7 @@ ROWS: tuple[Row, ...] = (
         _LINUX_6_6,
         always,
         feature="disk",
-        evidence="simulated",
+        evidence="measured",
     ),
     Row(
         "upper-directory",
