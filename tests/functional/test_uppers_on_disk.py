@@ -46,19 +46,19 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def boot(home: Path, engine: str) -> Iterator[Callable[[], NamespacesProvider]]:
+def boot(home: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], NamespacesProvider]]:
+    """With the patch of the test itself: of two, the one undone last would leave the other's value behind."""
     made: list[NamespacesProvider] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(home.parent.parent))
-        patch.setattr(client, "__file__", engine)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home.parent.parent))
+    monkeypatch.setattr(client, "__file__", engine)
 
-        def boot() -> NamespacesProvider:
-            made.append(NamespacesProvider())
-            return made[-1]
+    def boot() -> NamespacesProvider:
+        made.append(NamespacesProvider())
+        return made[-1]
 
-        yield boot
-        for provider in made:
-            provider.close()
+    yield boot
+    for provider in made:
+        provider.close()
 
 
 @pytest.fixture
