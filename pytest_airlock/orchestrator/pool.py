@@ -85,11 +85,17 @@ class Pool:
 
         Raises what destroying raises: then something is left over.
         """
-        if self._manager.retire(name):
+        if self._retire(name):
             self._retired.add(name)
         elif not self._reset(name):
             return
         self._keep(name, plan.key)
+
+    def _retire(self, name: str) -> bool:
+        try:
+            return self._manager.retire(name)
+        except Exception:  # noqa: BLE001 - whatever ails it, a reset meets it again, and destroys what it cannot prove clean
+            return False
 
     def _reset(self, name: str) -> bool:
         """Reset and prove it; False if that failed: then it is destroyed."""

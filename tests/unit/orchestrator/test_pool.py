@@ -115,6 +115,19 @@ def test_a_sandbox_that_does_not_run_after_its_reset_is_destroyed(pool: Pool, pr
     assert provider.names() == []
 
 
+def test_one_that_is_gone_when_it_comes_back_is_destroyed_and_not_kept(pool: Pool, provider: FakeProvider) -> None:
+    """As after a destroy that failed when all was done."""
+    plan = make_plan("one")
+    pool.manager.create(plan)
+    provider.faults.fail("delete", ProviderError("fake", "delete", "for a test"), when="after")
+    with pytest.raises(ProviderError):
+        pool.manager.destroy("one")
+    pool.give_back("one", plan)
+    assert pool.take("key") is None
+    assert pool.manager.names() == []
+    assert pool.told.gone == ["one"]
+
+
 def test_a_provider_without_snapshots_has_no_pool(tmp_path: Path) -> None:
     provider = FakeProvider(without=["Snapshots", "Resets", "Retires"])
     manager = make_manager(tmp_path / "state", provider)
