@@ -8,6 +8,8 @@ A sandbox of a live run can be looked at and entered, and is never ended: only i
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         status: int = arguments.verb(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads on, as with `| head`. What is still buffered must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
     except AirlockError as error:
         sys.stderr.write(explain(error))
         return 1

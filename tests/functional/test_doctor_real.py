@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
 import sys
 
 import pytest
@@ -73,3 +74,12 @@ def test_a_provider_that_is_not_there_is_an_error(provider):
     assert done.returncode == 1
     assert f"'{provider}'" in done.stderr
     assert os.path.basename(__file__) not in done.stderr
+
+
+def test_nobody_who_reads_on_is_no_failure_of_ours():
+    """`airlock doctor | head -1`"""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(COMMAND, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
