@@ -391,7 +391,8 @@ class NamespacesProvider:
         if box.shares:
             # Whoever still ran could move what is to be masked while it is looked for.
             self._call("kill", id=box.number)
-        self._bases.renew(box, self._boxes.values(), self._start_engine().found, self._call)
+        if self._engine is not None:  # one that has died is told of below, and not replaced in the middle of a reset
+            self._bases.renew(box, self._boxes.values(), self._engine.found, self._call)
         box.layers = layers
         self._live(handle, box, "reset", layers=layers, needed=box.needed())
         return ResetProof("kernel", old, box.nonce)

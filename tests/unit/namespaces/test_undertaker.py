@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 
 import pytest
 
@@ -75,3 +76,16 @@ def test_it_dies_with_its_server() -> None:
         return
     assert ended(pidfd)
     os.close(pidfd)
+
+
+def test_one_that_was_stopped_keeps_a_handful_and_no_more() -> None:
+    undertaker = Undertaker()
+    os.kill(undertaker._pid, signal.SIGSTOP)
+    pipes = [os.pipe() for _ in range(100)]
+    kept = 0
+    for read, write in pipes:
+        undertaker.take([write])
+        kept += not select.select([read], [], [], 0)[0]
+        os.close(read)
+    assert kept < 20
+    undertaker.close()

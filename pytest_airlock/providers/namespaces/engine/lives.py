@@ -152,7 +152,7 @@ class Lives:
         control, far = protocol.channel()
         setup, setup_far = protocol.channel()
         wait, go = os.pipe2(os.O_CLOEXEC)
-        group, upper = None, self._uppers.take(slot)
+        life, group, upper = None, None, self._uppers.take(slot)
         try:
             options = self._options(recipe, slot, upper)
             group = self._group(recipe.spec)
@@ -179,6 +179,8 @@ class Lives:
             setup.close()
             if group is not None:
                 group.remove()
+            if life is None and upper is not None:
+                upper.release()  # else the life's, which has let go of it
             raise
         finally:
             far.close()

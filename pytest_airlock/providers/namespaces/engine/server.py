@@ -308,14 +308,14 @@ class Server:
 
     def _tidy(self) -> None:
         """Nobody asks for anything: time to clear away the dead, and for a spare."""
-        if not self.stage.in_memory:
-            self._reap()
-            if not self.walkers:  # a list of changes is still being made from them
-                self.uppers.clear()
         box, self.refill = self.refill, None
         if box is not None and box.life is not None:
             self.seats.refill(box.seat, box.recipe)
         self._clear()
+        if not self.stage.in_memory:
+            self._reap()
+            if not self.walkers:  # a list of changes is still being made from them
+                self.uppers.clear()
 
     def _clear(self) -> None:
         """Have what the dead left put away; it takes longer than their death."""

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any, NamedTuple
 
@@ -117,7 +118,9 @@ def tmpfs_keeps_attributes() -> bool:
     """user.* ones, which came with Linux 6.6; overlayfs needs them in upper directories."""
     try:
         os.setxattr("/x", "user.airlock", b"")
-    except OSError:  # EOPNOTSUPP
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise StepError(error.errno or 0, "tmpfs attributes") from error
         return False
     return True
 
