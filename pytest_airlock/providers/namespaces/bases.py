@@ -29,10 +29,12 @@ class Bases:
         self._host = images.HostView.current()
         self._memory = images.Memory()
         self._built: dict[str, int] = {}
+        self._planned: dict[Any, tuple[int, int]] = {}  # what a plan is made from -> version, base image
 
     def clear(self) -> None:
         """The server that had them is gone."""
         self._built.clear()
+        self._planned.clear()
 
     @property
     def version(self) -> int:
@@ -46,17 +48,24 @@ class Bases:
     def number(self, spec: ProviderSpec, found: Mapping[str, Any], call: _Call) -> int:
         """The base image of a spec as the host is now, built if there is none like it yet.
 
-        Planned anew each time: what came into the project since (a key, a token) must not be seen.
+        What came into the project since the last plan (a key, a token) must not be seen: then it is planned anew.
         """
+        stamp = self._stamp(spec, found)
+        known = (spec.image, spec.mounts, spec.expose, stamp)
+        version, base = self._planned.get(known, (-1, 0))
+        if version == self._memory.version and self._is_current(spec):
+            return base
         world = self._world(spec, found).to_json()
-        key = hashlib.sha256(world + self._stamp(spec, found)).hexdigest()
+        key = hashlib.sha256(world + stamp).hexdigest()
         if key not in self._built:
             self._built[key] = call("base", world=world.decode(), cache=str(_cache()))[0]
+        if images.is_host_image(spec.image):  # whether a tarball has changed, only a plan tells
+            self._planned[known] = self._memory.version, self._built[key]
         return self._built[key]
 
     def renew(self, box: Box, boxes: Iterable[Box], found: Mapping[str, Any], call: _Call) -> None:
         """Have a sandbox stand on the host as it is now from its next life on; a base that none of `boxes` has goes."""
-        if box.planned == self._memory.version and self._memory.current():
+        if box.planned == self._memory.version and self._is_current(box.spec):
             return
         old, box.base = box.base, self.number(box.spec, found, call)
         box.planned = self._memory.version
@@ -64,6 +73,7 @@ class Bases:
             return
         if all(other.base != old for other in boxes):
             self._built = {key: base for key, base in self._built.items() if base != old}
+            self._planned = {known: plan for known, plan in self._planned.items() if plan[1] != old}
             call("forget", base=old)
 
     def origin(self, spec: ProviderSpec, found: Mapping[str, Any]) -> str:
@@ -77,6 +87,9 @@ class Bases:
         else:
             foreign = any(os.stat(mount.source).st_uid != os.getuid() for mount in spec.mounts)
         return b"%d" % self._memory.version if foreign else b""
+
+    def _is_current(self, spec: ProviderSpec) -> bool:
+        return self._memory.current({self._host.at(mount.source) for mount in spec.mounts})
 
     def _world(self, spec: ProviderSpec, found: Mapping[str, Any]) -> World:
         return images.plan_image(spec, self._host, root_mode=found["privileged"], cache=_cache(), memory=self._memory)

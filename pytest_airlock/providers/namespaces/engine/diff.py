@@ -39,6 +39,7 @@ from .layers import Entry, Layer, look_up, open_layer
 __all__ = ["DiffView", "diff"]
 
 COMPARE_LIMIT = 1 << 30
+_PIECE = 8192  # bytes told at once: some hundred changes, so that the other side reads them while we look for more
 _OPEN_LIMIT = 512  # descriptors of directories, all layers together
 _TOP_MODE = 0o1777  # set-id bits of a view's top are not carried over to its upper layer
 
@@ -62,7 +63,7 @@ def diff(views: Sequence[DiffView], sink: int, *, xattr_prefix: str, limit: int)
     """
     if xattr_prefix not in ("user.", "trusted."):
         raise ValueError(f"xattr_prefix is 'user.' or 'trusted.', not {xattr_prefix!r}")
-    out = FrameWriter(write_to(sink), bound=CHANGES)
+    out = FrameWriter(write_to(sink), bound=CHANGES, piece=_PIECE)
     try:
         try:
             differ = Differ(out, xattr_prefix, limit)

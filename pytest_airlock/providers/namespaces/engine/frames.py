@@ -179,10 +179,10 @@ def write_to(fd: int) -> Callable[[bytes], None]:
 
 
 class FrameWriter:
-    """Frames into `sink`, in pieces of about CHUNK bytes; more than `bound` bytes in all is OSError(EOVERFLOW)."""
+    """Frames into `sink`, in pieces of about `piece` bytes; more than `bound` bytes in all is OSError(EOVERFLOW)."""
 
-    def __init__(self, sink: Callable[[bytes], None], *, bound: int) -> None:
-        self._sink, self._left = sink, bound
+    def __init__(self, sink: Callable[[bytes], None], *, bound: int, piece: int = CHUNK) -> None:
+        self._sink, self._left, self._piece = sink, bound, piece
         self._buffer = bytearray()
 
     def put(self, kind: int, payload: bytes = b"") -> None:
@@ -191,7 +191,7 @@ class FrameWriter:
             raise OSError(errno.EOVERFLOW, os.strerror(errno.EOVERFLOW))
         self._buffer += _HEADER.pack(kind, len(payload))
         self._buffer += payload
-        if len(self._buffer) >= CHUNK:
+        if len(self._buffer) >= self._piece:
             self.flush()
 
     def finish(self, kind: int, payload: bytes = b"") -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from .hostview import HostView
@@ -51,10 +51,10 @@ class Memory:
             self._masks[key] = before
         return before[2]
 
-    def current(self) -> bool:
-        """Whether every mount is as it was when it was last looked at: then a plan made since is still right."""
+    def current(self, tops: Collection[str]) -> bool:
+        """Whether the mounts of these directories are as they were when last looked at: then a plan made since is right."""
         return all(
             directories_identity(key[0], self.known) == stamp and judged == [*map(file_stamp, masks.judged)]
             for key, (stamp, judged, masks) in self._masks.items()
-            if stamp
+            if stamp and key[0] in tops
         )
