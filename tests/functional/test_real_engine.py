@@ -247,3 +247,29 @@ def test_a_network_that_is_not_there_yet(real: pytest.Pytester, network: str) ->
     result = real.runpytest()
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["E *UnsupportedFeature: provider 'namespaces' cannot provide 'network_*"])
+
+
+def test_a_crowd_does_not_make_the_next_one_dearer(real: pytest.Pytester) -> None:
+    """What was prepared for the ids of one sandbox goes when others came since, and comes back when it is asked for."""
+    real.makepyfile("""
+        import os
+        from pathlib import Path
+
+        def mounts():
+            (server,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+            return len(Path(f"/proc/{server}/mountinfo").read_text().splitlines())
+
+        def test_crowd(airlock_factory):
+            boxes = [airlock_factory() for _ in range(10)]
+            before = mounts()
+            boxes += [airlock_factory() for _ in range(10)]
+            assert mounts() <= before + 10
+            for box in boxes:
+                box.run(["touch", "/usr/local/new"], check=True)
+                assert box.diff().added == {"/usr/local/new"}
+                assert not box.diff().deleted
+                box.reset()
+                assert not box.diff()
+                assert box.run(["ls", "/usr/bin/env"]).returncode == 0
+    """)
+    real.runpytest_subprocess().assert_outcomes(passed=1)

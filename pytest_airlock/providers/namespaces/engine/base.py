@@ -10,18 +10,17 @@ Nothing of it is writable once built, and nothing is ever built from bytes of a 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from . import syscalls
+from . import mounts, syscalls
 from .identity import Identity, Slot, can_shift
 from .shape import Shape
 from .skeletons import make_directories
-from .syscalls import MOUNT_ATTR_IDMAP, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, StepError
+from .syscalls import StepError
 from .world import Entry, View, World
 
 __all__ = ["Base", "Layered"]
@@ -212,7 +211,7 @@ class Base:
         except StepError as error:
             raise StepError(error.errno or 0, error.step, source) from error
         if own:
-            _protect(place)
+            mounts.protect(place)
         if self.identity.privileged and (self.layers_shift or not own) and can_shift(place, probe):
             self.shifted.add(name)
         elif not own:
@@ -274,9 +273,20 @@ class Base:
 
     def views(self, slot: Slot) -> tuple[Layered, ...]:
         """What to mount for a sandbox of this slot, `/` first."""
-        if slot.number not in self._views:
-            self._views[slot.number] = tuple(self._plan_views(slot))
-        return self._views[slot.number]
+        views = self._views.pop(slot.number, None) or tuple(self._plan_views(slot))
+        self._views[slot.number] = views  # the last one used is the last
+        return views
+
+    def trim(self, most: int) -> None:
+        """Unmount what was shifted for all but the `most` slots used last: every clone copies all mounts there are.
+
+        Sandboxes have their own by then; whoever needs it again has it shifted anew. The mount points stay: to remove one
+        would unmount what another mount name space has there, that of a child under way (rmdir(2) since Linux 3.18).
+        """
+        for number in list(self._views)[:-most]:
+            del self._views[number]
+            if self.shifted:
+                syscalls.umount(f"{self.home}/s{number}")
 
     def _plan_views(self, slot: Slot) -> Iterator[Layered]:
         if self.shifted:
@@ -311,9 +321,14 @@ class Base:
 
     def _shift(self, slot: Slot) -> None:
         place = f"{self.home}/s{slot.number}"
-        os.mkdir(place)
+        again = os.path.isdir(place)
+        if not again:
+            os.mkdir(place)
+        syscalls.mount(place, place, None, syscalls.MS_BIND)  # one umount takes all that is mounted below
         for name in sorted(self.shifted):
-            clone_to(f"{self.home}/{name}", f"{place}/{name}", slot.userns, is_file=name in self.files)
+            if not again:
+                _mount_point(f"{place}/{name}", is_file=name in self.files)
+            mounts.shift_to(f"{self.home}/{name}", f"{place}/{name}", slot.userns)
 
     def close(self) -> None:
         """Unmount everything; sandboxes that still run keep their own clones."""
@@ -325,42 +340,6 @@ class Base:
             for name in directories:
                 os.rmdir(f"{path}/{name}")
         os.rmdir(self.home)
-
-
-def clone_to(source: str, place: str, userns: int, *, is_file: bool = False, read_only: bool = False) -> None:
-    """Mount a clone of the mount at `source` at the new `place`, shifted by a user name space (0 = as it is)."""
-    _mount_point(place, is_file=is_file)
-    tree = syscalls.open_tree(source)
-    try:
-        if userns:
-            syscalls.mount_setattr(tree, MOUNT_ATTR_IDMAP, userns=userns)
-        if read_only:
-            syscalls.mount_setattr(tree, MOUNT_ATTR_RDONLY)
-        syscalls.move_mount(tree, place)
-    finally:
-        os.close(tree)
-
-
-def _protect(place: str) -> None:
-    """Read-only, so that no mistake of the fork server can change the machine through it. Sandboxes write elsewhere: where
-    the kernel cannot do it they are no weaker.
-    """
-    tree = os.open(place, syscalls.O_PATH | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(StepError):
-            syscalls.mount_setattr(tree, MOUNT_ATTR_RDONLY, recursive=True)
-    finally:
-        os.close(tree)
-
-
-def attach(place: str, target: str) -> None:
-    """Bind a prepared rw view: a private clone, without set-uid and devices."""
-    tree = syscalls.open_tree(place, recursive=True)
-    try:
-        syscalls.mount_setattr(tree, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, recursive=True)
-        syscalls.move_mount(tree, target)
-    finally:
-        os.close(tree)
 
 
 def _mount_point(path: str, *, is_file: bool) -> None:

@@ -14,7 +14,7 @@ import resource
 import struct
 from typing import NamedTuple
 
-from . import agent, base, cgroups, landlock, oom, protocol, syscalls
+from . import agent, base, cgroups, landlock, mounts, oom, protocol, syscalls
 from .identity import write_proc
 from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT, StepError
 
@@ -169,7 +169,7 @@ def _mount_view(index: int, view: base.Layered, layers: tuple[int, ...], top: st
     upper, work = f"{top}/u{index}", f"{top}/w{index}"
     os.mkdir(work, 0o755)
     if view.mode == "rw":
-        base.attach(f"/{view.lowers[-1]}", target)
+        mounts.attach(f"/{view.lowers[-1]}", target)
         for path, cover in view.covers:
             if os.path.lexists(f"{target}/{path}"):
                 syscalls.mount(cover, f"{target}/{path}", None, MS_BIND)

@@ -85,7 +85,7 @@ def capabilities() -> int:
 def enter() -> Identity:
     """Become able to make sandboxes: nothing to do as root, else enter a user name space of our own."""
     powers = capabilities()
-    room = next(_ranges(), None) is not None
+    room = next(_ranges(0), None) is not None
     if powers >> _CAP_SYS_ADMIN & 1 and room:
         os.setgroups([])
         return Identity(privileged=True, ids=IDS)
@@ -240,7 +240,7 @@ def open_slot(number: int, identity: Identity) -> Slot:
     """A slot for one sandbox at a time; as root with an id range that nobody else has and a user name space of it."""
     if not identity.privileged:
         return Slot(number, 0, -1, None)
-    first, lease = _lease_range()
+    first, lease = _lease_range(number)
     pid, pidfd = syscalls.clone(syscalls.CLONE_NEWUSER)
     if pid == 0:
         # Only its name space is wanted: end with the fork server if that dies first.
@@ -278,12 +278,12 @@ def can_set(path: str, attributes: int, userns: int = 0) -> bool:
     return True
 
 
-def _lease_range() -> tuple[int, _socket.socket]:
-    """A range of 65,536 host ids that nobody else has.
+def _lease_range(number: int) -> tuple[int, _socket.socket]:
+    """A range of 65,536 host ids that nobody else has; `number` tells how many have been taken, by and large.
 
     The lease is a bound abstract socket: machine-wide, atomic, and gone with its holder, whatever ends it.
     """
-    for first in _ranges():
+    for first in _ranges(number):
         lease = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
         try:
             lease.bind(b"\0airlock-ids-%d" % first)
@@ -294,13 +294,14 @@ def _lease_range() -> tuple[int, _socket.socket]:
     raise StepError(28, "id range", "/proc/self/uid_map")  # ENOSPC
 
 
-def _ranges() -> Iterator[int]:
+def _ranges(number: int) -> Iterator[int]:
     """First ids of ranges that exist in our own user name space and are in nobody's subuid(5) or passwd(5)."""
     taken = [(first, first + count) for name in ("subuid", "subgid") for _, first, count in _lines(f"/etc/{name}")]
     taken += [(uid, uid + 1) for uid in _named_ids()]
     extents = [_extents(f"/proc/self/{name}") for name in ("uid_map", "gid_map")]
     count = (_LAST - _FIRST) // IDS
-    start = os.getpid() * 61 % count  # spread, so that workers do not all try the same ones
+    # Spread, so that workers do not all try the same ones; and behind our own: one of 500 would try 499 in vain.
+    start = (os.getpid() * 61 + number) % count
     for step in range(count):
         first = _FIRST + (start + step) % count * IDS
         if any(low < first + IDS and first < high for low, high in taken):

@@ -16,7 +16,7 @@ import errno
 import fcntl
 import os
 
-from . import base, helpers, syscalls
+from . import base, helpers, mounts, syscalls
 from .dirstack import OPEN_DIRECTORY
 from .identity import Slot
 from .skeletons import open_home
@@ -64,7 +64,7 @@ class Uppers:
             self._home = open_home(base.HOST + cache, "uppers")
             self._take_lease()
             os.mkdir("/u")
-            base.attach(f"/proc/self/fd/{self._lease}", "/u")
+            mounts.attach(f"/proc/self/fd/{self._lease}", "/u")
             self._try()
             self._sweep()
         except OSError as error:

@@ -15,7 +15,7 @@ import signal
 import sys
 from typing import Any
 
-from . import base, diff, door, helpers, protocol, stage, transfer
+from . import base, diff, door, helpers, mounts, protocol, stage, transfer
 from .lives import Life, Lives, Recipe
 from .sandboxes import Sandbox
 from .scratch import Uppers
@@ -31,6 +31,7 @@ __all__ = ["main"]
 #: Requests that come with the descriptor of a pipe.
 _WITH_PIPE = ("diff", "export", "import", "listen")
 _UNCLEARED = 16  # dead lives at most that wait to be cleared away
+_SHIFTED = 8  # slots of each base that stay shifted when nobody asks for anything
 
 
 class Server:
@@ -147,7 +148,7 @@ class Server:
             # A shifted mount cannot be shifted again, so the plain one is kept for the next who adopts it.
             plain = f"/p/{layer}" if os.path.isdir(f"/p/{layer}") else f"/l/{layer}"
             for place, userns in ((f"/p/{self.count}", 0), (f"/l/{self.count}", box.seat.slot.userns if shift else 0)):
-                base.clone_to(plain, place, userns)
+                mounts.clone_to(plain, place, userns)
             self.uppers.share(layer, self.count)
             box.made.add(self.count)
             adopted.append(self.count)
@@ -312,10 +313,13 @@ class Server:
         if box is not None and box.life is not None:
             self.seats.refill(box.seat, box.recipe)
         self._clear()
+        self._reap()
+        if self.walkers:
+            return  # a list of changes is still being made from what could go
+        for image in self.bases.values():
+            image.trim(_SHIFTED)
         if not self.stage.in_memory:
-            self._reap()
-            if not self.walkers:  # a list of changes is still being made from them
-                self.uppers.clear()
+            self.uppers.clear()
 
     def _clear(self) -> None:
         """Have what the dead left put away; it takes longer than their death."""

@@ -10,7 +10,7 @@ import errno
 import os
 from typing import Any, NamedTuple
 
-from . import base, cgroups, identity, landlock, oom, processes, syscalls
+from . import cgroups, identity, landlock, mounts, oom, processes, syscalls
 from .identity import Identity, Slot
 from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT, StepError
 
@@ -129,7 +129,7 @@ def overlay_takes_shifted(source: str, slot: Slot) -> bool:
     """Before Linux 5.19 overlayfs takes no idmapped mount as a layer (EINVAL)."""
     os.mkdir("/x/l")
     try:
-        base.clone_to(source, "/x/l/usr", slot.userns)
+        mounts.clone_to(source, "/x/l/usr", slot.userns)
         syscalls.mount("overlay", "/r", "overlay", MS_RDONLY, "userxattr,lowerdir=x/l/usr:x/l")
     except StepError:
         return False

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from . import helpers, syscalls
-from .base import attach, clone_to
 from .identity import Identity, Slot
+from .mounts import attach, clone_to
 from .parcel import pack_layer, unpack_layer
 from .scratch import Uppers
 from .syscalls import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REMOUNT
