@@ -273,3 +273,25 @@ def test_a_crowd_does_not_make_the_next_one_dearer(real: pytest.Pytester) -> Non
                 assert box.run(["ls", "/usr/bin/env"]).returncode == 0
     """)
     real.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+def test_a_mounted_directory_that_was_replaced_is_the_new_one(real: pytest.Pytester) -> None:
+    real.makepyfile("""
+        import shutil
+        from pytest_airlock import Mount
+
+        def test_x(airlock_factory, tmp_path):
+            source = tmp_path / "data"
+            source.mkdir()
+            (source / "a").write_text("old")
+            mounts = [Mount(source=str(source), target="/data", mode="cow")]
+            first = airlock_factory(mounts=mounts)
+            assert first.run(["cat", "/data/a"]).stdout == "old"
+            shutil.rmtree(source)
+            source.mkdir()
+            (source / "a").write_text("new")
+            assert airlock_factory(mounts=mounts).run(["cat", "/data/a"]).stdout == "new"
+            first.reset()
+            assert first.run(["cat", "/data/a"]).stdout == "new"
+    """)
+    real.runpytest().assert_outcomes(passed=1)

@@ -29,17 +29,18 @@ class Bases:
         self._host = images.HostView.current()
         self._memory = images.Memory()
         self._built: dict[str, int] = {}
-        self._planned: dict[Any, tuple[int, int]] = {}  # what a plan is made from -> version, base image
+        self._planned: dict[
+            Any, tuple[images.Look, int]
+        ] = {}  # what a plan is made from -> its mounts then, base image
 
     def clear(self) -> None:
         """The server that had them is gone."""
         self._built.clear()
         self._planned.clear()
 
-    @property
-    def version(self) -> int:
-        """Changes when what was planned before may not be true any more."""
-        return self._memory.version
+    def seen(self, spec: ProviderSpec) -> images.Look:
+        """What the mounts of a spec were like when they were last looked at."""
+        return self._memory.seen(self._sources(spec))
 
     def environ(self, spec: ProviderSpec) -> dict[str, str]:
         host = self._host if images.is_host_image(spec.image) else None
@@ -49,26 +50,28 @@ class Bases:
         """The base image of a spec as the host is now, built if there is none like it yet.
 
         What came into the project since the last plan (a key, a token) must not be seen: then it is planned anew.
+        The machine's own files are looked at once per process.
         """
-        stamp = self._stamp(spec, found)
-        known = (spec.image, spec.mounts, spec.expose, stamp)
-        version, base = self._planned.get(known, (-1, 0))
-        if version == self._memory.version and self._is_current(spec):
+        # A base is bound to the very files and directories it was built on, whatever stands at their paths since.
+        bound = tuple(map(_identity, sorted(self._sources(spec))))
+        known = (spec.image, spec.mounts, spec.expose, bound)
+        seen, base = self._planned.get(known, (None, 0))
+        if seen == self._memory.look(self._sources(spec)):
             return base
         world = self._world(spec, found).to_json()
-        key = hashlib.sha256(world + stamp).hexdigest()
+        key = hashlib.sha256(world + repr((bound, self._shape(spec, found))).encode()).hexdigest()
         if key not in self._built:
             self._built[key] = call("base", world=world.decode(), cache=str(_cache()))[0]
         if images.is_host_image(spec.image):  # whether a tarball has changed, only a plan tells
-            self._planned[known] = self._memory.version, self._built[key]
+            self._planned[known] = self.seen(spec), self._built[key]
         return self._built[key]
 
     def renew(self, box: Box, boxes: Iterable[Box], found: Mapping[str, Any], call: _Call) -> None:
         """Have a sandbox stand on the host as it is now from its next life on; a base that none of `boxes` has goes."""
-        if box.planned == self._memory.version and self._is_current(box.spec):
+        if box.planned == self._memory.look(self._sources(box.spec)):
             return
         old, box.base = box.base, self.number(box.spec, found, call)
-        box.planned = self._memory.version
+        box.planned = self.seen(box.spec)
         if box.base == old:
             return
         if all(other.base != old for other in boxes):
@@ -80,19 +83,28 @@ class Bases:
         """What decides which files there are, as one line; "" if that cannot be told."""
         return images.origin(self._world(spec, found), self._memory.known)
 
-    def _stamp(self, spec: ProviderSpec, found: Mapping[str, Any]) -> bytes:
+    def _shape(self, spec: ProviderSpec, found: Mapping[str, Any]) -> images.Look:
         """What a base depends on beside its world: own directories above a mount of foreign ids are made when it is built."""
         if found["privileged"]:
             foreign = bool(spec.mounts) and not found["idmap_host"]
         else:
-            foreign = any(os.stat(mount.source).st_uid != os.getuid() for mount in spec.mounts)
-        return b"%d" % self._memory.version if foreign else b""
+            foreign = any(os.stat(source).st_uid != os.getuid() for source in self._sources(spec))
+        return self.seen(spec) if foreign else ()
 
-    def _is_current(self, spec: ProviderSpec) -> bool:
-        return self._memory.current({self._host.at(mount.source) for mount in spec.mounts})
+    def _sources(self, spec: ProviderSpec) -> set[str]:
+        return {self._host.at(mount.source) for mount in spec.mounts}
 
     def _world(self, spec: ProviderSpec, found: Mapping[str, Any]) -> World:
         return images.plan_image(spec, self._host, root_mode=found["privileged"], cache=_cache(), memory=self._memory)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    """Which file or directory this is; (0, 0) if there is none: what that means, a plan tells."""
+    try:
+        info = os.stat(path)
+    except FileNotFoundError:
+        return 0, 0
+    return info.st_dev, info.st_ino
 
 
 def _cache() -> Path:

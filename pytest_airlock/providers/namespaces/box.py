@@ -11,6 +11,7 @@ from pytest_airlock.errors import InvalidSpec, SandboxDied, SnapshotNotFound, Un
 from pytest_airlock.providers.base import Absence, Command, ProviderSpec
 from pytest_airlock.providers.namespaces.engine import protocol
 from pytest_airlock.providers.namespaces.engine.protocol import Request
+from pytest_airlock.providers.namespaces.images import Look
 from pytest_airlock.providers.namespaces.process import Life
 
 __all__ = ["USERS", "Box"]
@@ -23,8 +24,8 @@ class Box:
     """`layers` is what the present life stands on; `untouched` is True until something could have been changed.
 
     `limits` are the fork server's words for the spec (limits.py); `one_id` is why there is one user id in it, if so: then
-    commands run as the spec's user and no other. `base` is the
-    number of the base image, `planned` the version of what was known of its mounts then.
+    commands run as the spec's user and no other. `base` is the number of the base image, `planned` what its mounts were
+    like when that was planned.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Box:
         environ: Mapping[str, str],
         one_id: Absence | None,
         base: int,
-        planned: int,
+        planned: Look,
     ) -> None:
         self.number, self.spec, self.limits, self.environ, self.one_id = number, spec, limits, environ, one_id
         self.base, self.planned = base, planned

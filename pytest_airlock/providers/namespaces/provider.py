@@ -183,7 +183,7 @@ class NamespacesProvider:
             environ=self._bases.environ(spec),
             one_id=one_id,
             base=base,
-            planned=self._bases.version,
+            planned=self._bases.seen(spec),
         )
         number = self._boxes[spec.name].number
         data = {"engine": engine.found["pid"], "boot": engine.found["born"], "number": number}

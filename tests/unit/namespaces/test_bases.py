@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_airlock.errors import InvalidSpec
+from pytest_airlock.errors import InvalidSpec, MountForbidden
 from pytest_airlock.providers.base import ProviderSpec
 from pytest_airlock.providers.namespaces import images
 from pytest_airlock.providers.namespaces.bases import Bases
@@ -92,11 +92,42 @@ def test_a_file_judged_by_its_content_is_judged_again(bases: Any, server: Server
 def test_what_is_mounted_elsewhere_does_not_matter(bases: Any, server: Server, project: Path) -> None:
     plain = bases.number(ProviderSpec("plain"), FOUND, server.call)
     bases.number(spec_of(), FOUND, server.call)
-    bases.number(ProviderSpec("plain"), FOUND, server.call)
+    (project / "src/.netrc").touch()
+    bases.number(spec_of(), FOUND, server.call)
     plans = bases.plans
-    (project / "new.py").touch()
     assert bases.number(ProviderSpec("plain"), FOUND, server.call) == plain
     assert bases.plans == plans
+
+
+def test_what_another_has_looked_at_since_is_new_to_a_plan_made_before(
+    bases: Any, server: Server, project: Path
+) -> None:
+    """The same mount in two specs: one plan after the change does not make the other one's right."""
+    other = ProviderSpec("other", mounts=(*spec_of().mounts, ResolvedMount("/opt", "/two", "ro")))
+    first = bases.number(spec_of(), FOUND, server.call)
+    (project / "src/.netrc").touch()
+    bases.number(other, FOUND, server.call)
+    assert bases.number(spec_of(), FOUND, server.call) != first
+
+
+@pytest.mark.parametrize("expose", [(), ("/app",)])
+def test_a_directory_that_was_replaced_is_another_base(
+    bases: Any, server: Server, project: Path, expose: tuple[str, ...]
+) -> None:
+    first = bases.number(spec_of(expose=expose), FOUND, server.call)
+    project.rename(project.parent / "old")
+    (project / "src").mkdir(parents=True)
+    (project / "src/a.py").touch()
+    assert bases.number(spec_of(expose=expose), FOUND, server.call) != first
+
+
+@pytest.mark.parametrize("privileged", [True, False])
+def test_a_mount_that_is_gone_is_told_as_such(bases: Any, server: Server, project: Path, privileged: bool) -> None:
+    found = {**FOUND, "privileged": privileged}
+    bases.number(spec_of(), found, server.call)
+    project.rename(project.parent / "old")
+    with pytest.raises(MountForbidden, match="no such file"):
+        bases.number(spec_of(), found, server.call)
 
 
 def test_other_mounts_and_exceptions_are_other_plans(bases: Any, server: Server, project: Path) -> None:
@@ -110,7 +141,7 @@ def test_other_mounts_and_exceptions_are_other_plans(bases: Any, server: Server,
 def test_a_base_that_went_is_never_handed_out_again(bases: Any, server: Server, project: Path) -> None:
     spec = spec_of()
     old = bases.number(spec, FOUND, server.call)
-    box = Box(1, spec, limits={}, environ={"HOME": "/root"}, one_id=None, base=old, planned=bases.version)
+    box = Box(1, spec, limits={}, environ={"HOME": "/root"}, one_id=None, base=old, planned=bases.seen(spec))
     (project / ".netrc").touch()
     bases.renew(box, [box], FOUND, server.call)
     assert server.forgotten == [old]

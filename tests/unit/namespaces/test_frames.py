@@ -139,3 +139,14 @@ def test_writing_to_a_closed_pipe_is_no_outcome_of_a_call() -> None:
             frames.write_to(write)(b"x")
     finally:
         os.close(write)
+
+
+def test_a_writer_passes_on_what_it_has_as_soon_as_a_piece_is_full() -> None:
+    pieces: list[bytes] = []
+    writer = FrameWriter(pieces.append, bound=1 << 20, piece=100)
+    writer.put(frames.CHANGE, b"a" * 60)
+    assert not pieces
+    writer.put(frames.CHANGE, b"b" * 60)
+    assert len(pieces) == 1
+    writer.finish(frames.END)
+    assert len(pieces) == 2

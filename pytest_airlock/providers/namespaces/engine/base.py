@@ -321,12 +321,10 @@ class Base:
 
     def _shift(self, slot: Slot) -> None:
         place = f"{self.home}/s{slot.number}"
-        again = os.path.isdir(place)
-        if not again:
-            os.mkdir(place)
+        os.makedirs(place, exist_ok=True)  # what was trimmed has left its mount points
         syscalls.mount(place, place, None, syscalls.MS_BIND)  # one umount takes all that is mounted below
         for name in sorted(self.shifted):
-            if not again:
+            if not os.path.lexists(f"{place}/{name}"):
                 _mount_point(f"{place}/{name}", is_file=name in self.files)
             mounts.shift_to(f"{self.home}/{name}", f"{place}/{name}", slot.userns)
 

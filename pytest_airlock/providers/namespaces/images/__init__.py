@@ -20,12 +20,13 @@ from .environ import base_environ
 from .host import plan_world
 from .hostview import HostView
 from .identity import image_identity
-from .memory import Memory
+from .memory import Look, Memory
 from .origins import origin
 from .rootfs import plan_rootfs
 
 __all__ = [
     "HostView",
+    "Look",
     "Memory",
     "base_environ",
     "image_identity",

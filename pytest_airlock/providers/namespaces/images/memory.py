@@ -10,7 +10,10 @@ from .identity import Known, directories_identity, file_stamp
 from .masks import Masks, scan
 from .tree import Tree
 
-__all__ = ["Memory"]
+__all__ = ["Look", "Memory"]
+
+#: Of each search of a mount: what was searched and how, the stamp of its directories, those of files judged by content.
+Look = tuple[tuple[Any, str, tuple[str, ...]], ...]
 
 
 class Memory:
@@ -20,7 +23,6 @@ class Memory:
 
     def __init__(self) -> None:
         self.known: Known = {}
-        self.version = 0  # of what is remembered of mounts: goes up whenever one is looked at again
         self._trees: dict[HostView, Tree] = {}
         self._masks: dict[Any, tuple[str, list[str], Masks]] = {}
 
@@ -45,16 +47,19 @@ class Memory:
         key = (top, start, skip, expose, modes)
         before = self._masks.get(key)
         if before is None or before[0] != stamp or not (stable or before[1] == [*map(file_stamp, before[2].judged)]):
-            self.version += 1
             found = scan(top, start=start, skip=skip, expose=expose, modes=modes)
             before = (stamp, [file_stamp(path) for path in found.judged], found)
             self._masks[key] = before
         return before[2]
 
-    def current(self, tops: Collection[str]) -> bool:
-        """Whether the mounts of these directories are as they were when last looked at: then a plan made since is right."""
-        return all(
-            directories_identity(key[0], self.known) == stamp and judged == [*map(file_stamp, masks.judged)]
-            for key, (stamp, judged, masks) in self._masks.items()
-            if stamp and key[0] in tops
+    def seen(self, tops: Collection[str]) -> Look:
+        """What the mounts of these directories were like when they were last looked at."""
+        return tuple((key, stamp, tuple(judged)) for key, (stamp, judged, _) in self._masks.items() if key[0] in tops)
+
+    def look(self, tops: Collection[str]) -> Look:
+        """What they are like now. A plan made of what was seen is right as long as this is equal to it."""
+        return tuple(
+            (key, directories_identity(key[0], self.known) if stamp else "", tuple(map(file_stamp, masks.judged)))
+            for key, (stamp, _, masks) in self._masks.items()
+            if key[0] in tops
         )
