@@ -274,14 +274,19 @@ class World:
 
     def kill_tree(self, root: Task) -> None:
         """Contract 11: `root`, what descends from it, and every orphan born since."""
-        while True:
-            with self.lock:
-                doomed = [task for task in self.living() if self._belongs(task, root)]
-                for task in doomed:
-                    self.send(task, signals.SIGKILL)
-            self.join([root, *doomed])
-            if not doomed:
-                return
+        self._kill(lambda task: self._belongs(task, root))
+        self.join([root])
+
+    def kill_all(self) -> None:
+        self._kill(lambda _: True)
+
+    def _kill(self, chosen: Callable[[Task], bool]) -> None:
+        """None is left that a chosen one started meanwhile: nothing is started while the lock is held."""
+        with self.lock:
+            doomed = [task for task in self.living() if chosen(task)]
+            for task in doomed:
+                self.send(task, signals.SIGKILL)
+        self.join(doomed)
 
     def _belongs(self, task: Task, root: Task) -> bool:
         if task.pid > root.pid and task.orphan:

@@ -258,9 +258,7 @@ class FakeProvider:
             if box.world is not None and (living := box.world.living()):
                 if not stop:
                     raise SandboxBusy(handle.name, [(task.pid, task.name) for task in living])
-                for task in living:
-                    box.world.send(task, signal.SIGKILL)
-                box.world.join(living)
+                box.world.kill_all()
             with self._lock:
                 self._snapshots += 1
                 made = f"snapshot-{self._snapshots}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -136,7 +137,8 @@ def test_resets_and_ends_leave_nothing(box: Machine, home: Path) -> None:
 def test_what_a_killed_run_left_goes_with_the_next(boot: Callable[[], NamespacesProvider], home: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, client.__file__], check=False)
     assert done.returncode == -9
-    assert list(home.rglob("left")), "nothing was left"
+    # os.walk: what the killed server was just removing may go on being removed by its undertaker.
+    assert any("left" in names for _, _, names in os.walk(home)), "nothing was left"
     provider = boot()
     provider.probe()
     provider.close()

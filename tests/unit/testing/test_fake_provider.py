@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from pytest_airlock.conformance.machine import all_dead
 from pytest_airlock.errors import ProviderUnavailable, SandboxDied, SandboxNotFound, UnsupportedFeature
 from pytest_airlock.providers.base import (
     FEATURES,
@@ -209,6 +210,25 @@ def test_mounts_are_empty_directories_and_no_host_file_is_read(provider, tmp_pat
     provider.start(handle)
     assert provider.listdir(handle, "/srv/project") == []
     assert provider.spec("box") == spec
+
+
+def breed(context):
+    """Each starts the next and is over."""
+    context.world.start_program(context, context.argv, context.task)
+
+
+@pytest.mark.parametrize("round_", range(8))
+def test_what_is_started_while_it_is_stopped_for_a_snapshot_dies_too(round_):
+    mine = FakeProvider(programs={"breed": breed})
+    box = mine.create(ProviderSpec("box"))
+    mine.start(box)
+    process = spawn(mine, box, "breed")
+    process.wait()
+    mine.snapshot(box, stop=True)
+    assert all_dead(process)
+    mine.snapshot(box)
+    process.close()
+    mine.close()
 
 
 def test_a_handle_that_was_never_made_cannot_be_started(provider, handle):
