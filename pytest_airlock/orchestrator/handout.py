@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_airlock.errors import StaleSandbox, UnsupportedFeature
 from pytest_airlock.models import Network, SandboxInfo
 from pytest_airlock.providers.base import (
-    Attempt,
+    Attempts,
     Change,
     Command,
     Diffs,
@@ -120,7 +120,7 @@ class Handout:
         self.check()
         self._manager.set_network(self.name, network)
 
-    def attempts(self) -> Sequence[Attempt]:
+    def attempts(self) -> Attempts:
         self.check()
         if not isinstance(self._provider, Networks):
             raise UnsupportedFeature(

@@ -48,7 +48,8 @@ Optional protocols, looked up with isinstance:
     What it cannot prove it raises as ResetFailed.
 24. `Diffs.diff(handle, since)` lists every path that was added, modified or deleted since the snapshot, mounts excluded.
 25. `Networks.set_network(handle, policy)` is in force when it returns, for open connections too.
-26. `Networks.attempts(handle)` is every try since start or reset, in order.
+26. `Networks.attempts(handle)` is every try since start or reset, in order; of more than are kept the first ones, and
+    how many are `lost`. Texts in them are printable.
 27. `Adopts.adopt(handle, donor, snapshot)` gives a sandbox that was created from an equal spec (but for the name) and never
     started the files of the donor's snapshot, as a snapshot of its own, whose id it returns: it outlives the donor.
 28. `Retires.retire(handle)` has all that runs inside begin to die and does not wait for it. Until the next `reset`, which
@@ -83,6 +84,7 @@ from pytest_airlock.providers.values import (
     FEATURES,
     Absence,
     Attempt,
+    Attempts,
     Change,
     ChangeKind,
     Command,
@@ -108,6 +110,7 @@ __all__ = [
     "Absence",
     "Adopts",
     "Attempt",
+    "Attempts",
     "Change",
     "ChangeKind",
     "Command",
@@ -277,7 +280,7 @@ class Networks(Protocol):
     """Optional: contract 25-26. A provider without it is locked, always."""
 
     def set_network(self, handle: Handle, rule: NetworkRule) -> None: ...
-    def attempts(self, handle: Handle) -> Sequence[Attempt]: ...
+    def attempts(self, handle: Handle) -> Attempts: ...
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ __all__ = [
     "FEATURES",
     "Absence",
     "Attempt",
+    "Attempts",
     "Change",
     "ChangeKind",
     "Command",
@@ -247,3 +248,17 @@ class Attempt:
     port: int | None
     question: str | None
     verdict: Literal["refused", "allowed"]
+
+
+class Attempts(tuple[Attempt, ...]):  # noqa: SLOT001 - a tuple's size is variable: it cannot have slots
+    """Tries to use the network, in order; `lost` is how many more there were than are kept. False if there was none."""
+
+    lost: int
+
+    def __new__(cls, attempts: Iterable[Attempt] = (), *, lost: int = 0) -> Attempts:
+        self = super().__new__(cls, attempts)
+        self.lost = lost
+        return self
+
+    def __bool__(self) -> bool:
+        return len(self) > 0 or self.lost > 0

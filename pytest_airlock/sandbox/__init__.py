@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pytest_airlock.sandbox.copying import Copied
 from pytest_airlock.sandbox.diff import DEFAULT_IGNORE, ChangedPath, Diff
-from pytest_airlock.sandbox.network import SandboxNetwork
+from pytest_airlock.sandbox.network import NetworkAttempts, SandboxNetwork
 from pytest_airlock.sandbox.paths import SandboxPath
 from pytest_airlock.sandbox.popen import Popen
 from pytest_airlock.sandbox.result import CompletedProcess
@@ -21,6 +21,7 @@ __all__ = [
     "CompletedProcess",
     "Copied",
     "Diff",
+    "NetworkAttempts",
     "Popen",
     "Sandbox",
     "SandboxNetwork",

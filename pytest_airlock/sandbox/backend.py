@@ -6,7 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from pytest_airlock.models import Network, SandboxInfo
-from pytest_airlock.providers.base import Attempt, Change, Command, FileAction, FileStat, Process, ResetProof, TreeEntry
+from pytest_airlock.providers.base import (
+    Attempts,
+    Change,
+    Command,
+    FileAction,
+    FileStat,
+    Process,
+    ResetProof,
+    TreeEntry,
+)
 
 __all__ = ["Backend"]
 
@@ -48,7 +57,7 @@ class Backend(Protocol):
         """Within the profile's limits (ProfileForbids) and the provider's means (UnsupportedFeature)."""
         ...
 
-    def attempts(self) -> Sequence[Attempt]: ...
+    def attempts(self) -> Attempts: ...
     def info(self) -> SandboxInfo: ...
     def check(self) -> None:
         """Raise StaleSandbox if this hand-out is over."""

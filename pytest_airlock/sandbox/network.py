@@ -2,11 +2,52 @@
 
 from __future__ import annotations
 
-from pytest_airlock.models import Network
-from pytest_airlock.providers.base import Attempt
-from pytest_airlock.sandbox.backend import Backend
+from datetime import datetime
 
-__all__ = ["SandboxNetwork"]
+from pytest_airlock.models import Network
+from pytest_airlock.providers.base import Attempt, Attempts
+from pytest_airlock.sandbox.backend import Backend
+from pytest_airlock.sandbox.transcript import escape
+
+__all__ = ["NetworkAttempts", "SandboxNetwork"]
+
+#: Lines of str(attempts) at most.
+SHOWN = 1000
+_ENDS = 8
+
+
+class NetworkAttempts(Attempts):
+    """A tuple of Attempt: `time` (seconds since the epoch), `protocol` ("tcp", "udp", "dns", "icmp", …), `host` (the name that
+    was asked for, if it is known), `address`, `port`, `question` ("AAAA example.org") and `verdict`.
+
+    `lost` is how many more there were than are kept. str() has one line for each, repr() the ends of what was tried.
+    """
+
+    def __str__(self) -> str:
+        lines = [f"{_moment(each.time)}  {_told(each)}" for each in self[:SHOWN]]
+        left = len(self) - len(lines) + self.lost
+        if left:
+            lines.append(f"[… {left:,} more …]")
+        return "\n".join(lines) or "nothing tried to use the network"
+
+    def __repr__(self) -> str:
+        """What an assertion shows: equal ones once, in order of their first try."""
+        ends = list(dict.fromkeys(map(_told, self)))
+        more = ", …" if len(ends) > _ENDS or self.lost else ""
+        return f"<{len(self) + self.lost:,} tries: {', '.join(ends[:_ENDS])}{more}>" if self else "<no tries>"
+
+
+def _told(each: Attempt) -> str:
+    if each.question is not None:
+        # Which server was asked matters only where it is not the sandbox's own.
+        return f"dns {escape(each.question)} {each.verdict}"
+    host = f" ({escape(each.host)})" if each.host else ""
+    address = f"[{each.address}]" if ":" in each.address and each.port is not None else each.address
+    return f"{each.protocol} {address}{'' if each.port is None else f':{each.port}'}{host} {each.verdict}"
+
+
+def _moment(time: float) -> str:
+    return datetime.fromtimestamp(time).strftime("%H:%M:%S.%f")[:-3]  # noqa: DTZ006 - for whoever sits before it
 
 
 class SandboxNetwork:
@@ -24,9 +65,12 @@ class SandboxNetwork:
         return self._backend.info().network
 
     @property
-    def attempts(self) -> tuple[Attempt, ...]:
-        """Every try to use the network since start or reset, in order; false if there was none."""
-        return tuple(self._backend.attempts())
+    def attempts(self) -> NetworkAttempts:
+        """Every try to use the network since start or reset, questions to a name server included, in order; false if there
+        was none. UnsupportedFeature where the provider records none.
+        """
+        found = self._backend.attempts()
+        return NetworkAttempts(found, lost=found.lost)
 
     def lock(self) -> None:
         """Nothing inside reaches a network, DNS included; open connections end."""

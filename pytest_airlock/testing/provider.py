@@ -24,6 +24,7 @@ from pytest_airlock.providers.base import (
     Absence,
     Adopts,
     Attempt,
+    Attempts,
     Change,
     Command,
     Diffs,
@@ -331,9 +332,9 @@ class FakeProvider:
         with self._operation("set_network", handle.name):
             self._running(handle)[0].rule = rule
 
-    def attempts(self, handle: Handle) -> Sequence[Attempt]:
+    def attempts(self, handle: Handle) -> Attempts:
         with self._operation("attempts", handle.name):
-            return tuple(self._box(handle).attempts)
+            return Attempts(self._box(handle).attempts)
 
     # -- for tests -----------------------------------------------------------------------------------------------
 

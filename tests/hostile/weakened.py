@@ -71,7 +71,7 @@ def copy_engine(directory: Path, names: tuple[str, ...]) -> Path:
 def _apply(engine: Path, edit: Edit) -> None:
     if isinstance(edit, OnHost):
         return
-    files = {path: path.read_text() for path in engine.glob("*.py")}
+    files = {path: path.read_text() for path in engine.rglob("*.py")}
     if isinstance(edit, Replace):
         places = [path for path, text in files.items() for _ in range(text.count(edit.old))]
     else:

@@ -25,7 +25,7 @@ class Box:
 
     `limits` are the fork server's words for the spec (limits.py); `one_id` is why there is one user id in it, if so: then
     commands run as the spec's user and no other. `base` is the number of the base image, `planned` what its mounts were
-    like when that was planned.
+    like when that was planned; `born` is the number of its last life.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Box:
         self.untouched = True
         self.visits = 0
         self.nonce = ""
+        self.born = 0
 
     def words(self) -> dict[str, Any]:
         """What the fork server must know to make a life of it."""

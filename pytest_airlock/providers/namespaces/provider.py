@@ -24,6 +24,7 @@ from pytest_airlock.errors import (
 )
 from pytest_airlock.providers.base import (
     Absence,
+    Attempts,
     Change,
     Command,
     Features,
@@ -31,6 +32,7 @@ from pytest_airlock.providers.base import (
     FileStat,
     Finding,
     Handle,
+    NetworkRule,
     ProviderSpec,
     ResetProof,
     TreeEntry,
@@ -45,6 +47,7 @@ from pytest_airlock.providers.namespaces.engine.protocol import Request
 from pytest_airlock.providers.namespaces.files_client import FileClient
 from pytest_airlock.providers.namespaces.layer_client import export_layers, import_layers
 from pytest_airlock.providers.namespaces.limits import sandbox_limits
+from pytest_airlock.providers.namespaces.network_client import read_attempts
 from pytest_airlock.providers.namespaces.process import PATIENCE, Life, NamespaceProcess, spawn
 from pytest_airlock.providers.namespaces.visiting import Door, NamespaceVisit, enter, facts
 from pytest_airlock.providers.namespaces.worker import Worker
@@ -199,7 +202,7 @@ class NamespacesProvider:
     def _live(self, handle: Handle, box: Box, op: str, **request: Any) -> None:
         """Have the fork server begin a new life, and wait until it is ready."""
         box.visits = self._door.visits()
-        _, (control, pidfd) = self._call(op, **box.words(), **request)
+        number, (control, pidfd) = self._call(op, **box.words(), **request)
         life = Life(handle.name, _socket.socket(fileno=control), pidfd, self._oom_counter(box))
         try:
             self._ready(life)
@@ -207,7 +210,7 @@ class NamespacesProvider:
             life.close()
             self._call("kill", id=box.number)
             raise
-        box.life, box.untouched, box.nonce = life, True, secrets.token_hex(8)
+        box.life, box.born, box.untouched, box.nonce = life, number, True, secrets.token_hex(8)
 
     def _oom_counter(self, box: Box) -> Callable[[], int]:
         """How often the kernel killed for the sandbox's memory limit; nobody is asked where there is none."""
@@ -288,6 +291,24 @@ class NamespacesProvider:
     def visited(self, handle: Handle) -> bool:
         box = self._box(handle)
         return box.visits != self._door.visits() and bool(self._call("visited", id=box.number)[0])
+
+    # ------------------------------------------------------------------ network
+
+    def set_network(self, handle: Handle, rule: NetworkRule) -> None:
+        """Contract 25: a sandbox is locked, and so it stays."""
+        if rule.mode != "locked":
+            feature = f"network_{rule.mode}"
+            absence = self.probe().absent[feature]
+            raise UnsupportedFeature(feature, self.name, absence.why, hint=absence.fix)
+        self._box(handle)
+
+    def attempts(self, handle: Handle) -> Attempts:
+        """Contract 26. Of the last life, if it runs no more."""
+        box = self._box(handle)
+        absence = self.probe().absent.get("network_attempts")
+        if absence is not None:
+            raise UnsupportedFeature("network_attempts", self.name, absence.why, hint=absence.fix)
+        return read_attempts(self._start_engine().ask_network, box.born)
 
     # ------------------------------------------------------------------ files
 

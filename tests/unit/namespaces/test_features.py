@@ -18,7 +18,12 @@ def report(**changes):
     lacking = ["newuidmap", errno.ENOENT]
     found = {"privileged": True, "ids": 65_536, "idmap": True, "groups": [], "cgroups": {}, "lacking": lacking}
     found |= {"attributes": True, "contained": False, "landlock": 7, "in_memory": True}
+    found["network"] = {"everywhere": True, "v6": True, "recorder": True, "lacking": {}}
     return {**found, **changes}
+
+
+NOTHING = {"everywhere": False, "v6": False, "recorder": False, "lacking": {"everywhere": ["network route", errno.EPERM]}}
+DEAF = {"everywhere": True, "v6": True, "recorder": False, "lacking": {"recorder": ["network sockets", errno.EPERM]}}
 
 
 def test_every_word_is_one_of_the_contract_and_none_is_both():
@@ -29,6 +34,7 @@ def test_every_word_is_one_of_the_contract_and_none_is_both():
         {"groups": ["docker"]},
         {"cgroups": {"memory": MISSING}},
         {"landlock": 0},
+        {"network": NOTHING},
     ):
         found = features.found(report(**changes))
         assert set(found.present) | set(found.absent) <= set(FEATURES)
@@ -135,3 +141,12 @@ def test_root_of_a_container_shares_no_directory_read_write():
     assert "mount_rw" not in found
     assert "ordinary user" in found.absent["mount_rw"].fix
     assert "many_users" in found
+
+
+@pytest.mark.parametrize(("network", "step"), [(NOTHING, "network route"), (DEAF, "network sockets")])
+def test_where_tries_are_not_recorded_the_reason_is_told_and_the_network_is_locked_all_the_same(network, step):
+    found = features.found(report(network=network))
+    assert "network_locked" in found
+    assert "network_attempts" not in found
+    assert step in found.absent["network_attempts"].why
+    assert "network_attempts" in features.found(report())

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_airlock.providers.namespaces.engine import lives, protocol
 from pytest_airlock.providers.namespaces.engine.lives import Life
+from pytest_airlock.providers.namespaces.engine.net.registry import Registry
 from pytest_airlock.providers.namespaces.engine.syscalls import StepError
 
 
@@ -35,6 +36,8 @@ def test_who_waits_for_its_tmpfs_waits_no_longer_than_it_or_the_owner_lives(
         setup[0],
         None,
         owner=ended if dead == "owner" else living,
+        number=1,
+        registry=Registry(control[0], 0),
     )
     with pytest.raises(StepError) as caught:
         _ = life.scratch

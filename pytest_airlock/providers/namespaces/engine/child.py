@@ -7,15 +7,14 @@ would load a file of the sandbox. Failures are told to the client as (step, errn
 from __future__ import annotations
 
 import _socket
-import fcntl
 import json
 import os
 import resource
-import struct
 from typing import NamedTuple
 
 from . import agent, base, cgroups, landlock, mounts, oom, protocol, syscalls
-from .identity import write_proc
+from .identity import IDS, write_proc
+from .net import place
 from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT, StepError
 
 __all__ = ["Ends", "Options", "run"]
@@ -45,7 +44,7 @@ KEPT_CAPABILITIES = sum(1 << number for number in (0, 1, 3, 4, 5, 6, 7, 8, 10, 1
 class Options(NamedTuple):
     """What one world is made of besides its files. Sizes in bytes; `limits` are (resource, soft, hard),
     `affinity` how many processors it is pinned to where no cgroup can limit it (0 = all), `landlock` its ABI (0 = none),
-    `upper` the name of its directory of uI and wI below /u ("" = in memory).
+    `upper` the name of its directory of uI and wI below /u ("" = in memory), `life` the number of its network.
     """
 
     views: tuple[base.Layered, ...]
@@ -62,6 +61,8 @@ class Options(NamedTuple):
     capped: bool
     landlock: int
     upper: str
+    network: place.Means
+    life: int
 
 
 class Ends(NamedTuple):
@@ -72,6 +73,7 @@ class Ends(NamedTuple):
     mapped: int
     owner: int
     server: int
+    registry: _socket.socket
     entrance: cgroups.Entrance
 
 
@@ -79,7 +81,16 @@ def run(options: Options, ends: Ends) -> None:
     """Never returns."""
     try:
         ends.entrance.join()
-        _keep_only({ends.control.fileno(), ends.setup.fileno(), ends.mapped, ends.owner, ends.server})
+        # What the fork server has open, siblings' sockets first of all; 0, 1, 2 become the null device in the end.
+        wanted = (
+            ends.control.fileno(),
+            ends.setup.fileno(),
+            ends.mapped,
+            ends.owner,
+            ends.server,
+            ends.registry.fileno(),
+        )
+        protocol.close_others({0, 1, 2, *wanted})
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
         if not os.read(ends.mapped, 1):
             os._exit(0)  # the fork server gave up on us
@@ -90,7 +101,8 @@ def run(options: Options, ends: Ends) -> None:
         os.setresuid(uid, uid, uid)
         syscalls.unshare(syscalls.CLONE_NEWCGROUP)
         syscalls.sethostname("airlock")
-        _loopback_up()
+        place.lead_nowhere(options.network, ends.registry, options.life)
+        ends.registry.close()
         _build_root(options, ends)
         _enter_root()
         score = oom.CommandsFirst(capped=options.capped)
@@ -111,22 +123,6 @@ def run(options: Options, ends: Ends) -> None:
         ends.control.send(protocol.BROKEN + json.dumps(report).encode("ascii"))
     finally:
         os._exit(70)
-
-
-def _keep_only(wanted: set[int]) -> None:
-    """Close what the fork server has open, siblings' sockets first of all; 0, 1, 2 become the null device in the end."""
-    low = 3
-    for fd in sorted(wanted):
-        os.closerange(low, fd)
-        low = fd + 1
-    os.closerange(low, 1 << 20)
-
-
-def _loopback_up() -> None:
-    """SIOCSIFFLAGS (netdevice(7)): the one interface of a locked network."""
-    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
-    fcntl.ioctl(sock, 0x8914, struct.pack("16sH22x", b"lo", 0x1 | 0x40))
-    sock.close()
 
 
 def _build_root(options: Options, ends: Ends) -> None:
@@ -237,6 +233,8 @@ def _mount_proc(options: Options) -> None:
         _write_if_allowed(f"{proc}/sys/kernel/{name}", value)
     # Root inside has no power over the network, but low ports are an ordinary thing to test.
     write_proc(f"{proc}/sys/net/ipv4/ip_unprivileged_port_start", b"0", "sysctl")
+    if options.network.recorder:
+        _let_ping(options, f"{proc}/sys/net")
     for name in READ_ONLY:
         path = f"{proc}/{name}"
         if _bind_over(path, path):
@@ -244,6 +242,16 @@ def _mount_proc(options: Options) -> None:
     for names, cover in ((MASKED_DIRECTORIES, NO_DIRECTORY), (MASKED_FILES, NO_FILE)):
         for name in names:
             _bind_over(cover, f"{proc}/{name}")
+
+
+def _let_ping(options: Options, sysctls: str) -> None:
+    """Whoever is inside may send echo requests (icmp(7)), and the network process alone answers: the kernel would for
+    every address, since all lead here.
+    """
+    for name in place.PING_SYSCTLS[: 1 + options.network.v6]:
+        write_proc(f"{sysctls}/{name}", b"1", "sysctl")
+    ids = b"0 %d" % (IDS - 1) if options.many_users else b"%d %d" % (options.uid, options.uid)
+    write_proc(f"{sysctls}/ipv4/ping_group_range", ids, "sysctl")
 
 
 def _write_if_allowed(path: str, text: bytes) -> None:
@@ -307,6 +315,6 @@ def _lock_down(options: Options) -> int:
     # Cleared by every change of credentials, so set again.
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-    landlock.confine(options.landlock, () if options.nested else landlock.SANDBOX)
+    landlock.confine(options.landlock, None if options.nested else landlock.SANDBOX)
     syscalls.seccomp(options.program)
     return kept

@@ -49,18 +49,18 @@ def version() -> int:
     return 0 if os.waitpid(pid, 0)[1] else abi
 
 
-def confine(abi: int, trees: Sequence[str]) -> None:
-    """Confine this thread, for good, to the files below `trees` (none given = all) and to its own sockets and signals.
+def confine(abi: int, trees: Sequence[str] | None) -> None:
+    """Confine this thread, for good, to the files below `trees` (None = all) and to its own sockets and signals.
 
     Needs no_new_privs. Does nothing that `abi` does not know. Raises StepError.
     """
-    rights = (1 << _RIGHTS.get(abi, _ALL_RIGHTS)) - 1 if trees and abi >= _FIRST_WITH_REFER else 0
+    rights = (1 << _RIGHTS.get(abi, _ALL_RIGHTS)) - 1 if trees is not None and abi >= _FIRST_WITH_REFER else 0
     scopes = _SCOPES if abi >= _FIRST_WITH_SCOPES else 0
     if not rights and not scopes:
         return
     ruleset = syscalls.landlock_create_ruleset(rights, scopes)
     try:
-        for tree in trees if rights else ():
+        for tree in trees if trees and rights else ():
             top = os.open(tree, _O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 syscalls.landlock_add_rule(ruleset, rights, top)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from . import base, cgroups, child, identity, protocol, seccomp, stage, syscalls
 from .identity import Slot
+from .net.registry import Registry
 from .scratch import Upper, Uppers
 from .syscalls import StepError
 
@@ -41,10 +42,19 @@ class Life:
     """
 
     def __init__(
-        self, pid: int, pidfd: int, control: _socket.socket, setup: _socket.socket, group: Any, *, owner: int
+        self,
+        pid: int,
+        pidfd: int,
+        control: _socket.socket,
+        setup: _socket.socket,
+        group: Any,
+        *,
+        owner: int,
+        number: int,
+        registry: Registry,
     ) -> None:
         self.pid, self.pidfd, self.control, self.setup, self.group = pid, pidfd, control, setup, group
-        self._owner = owner
+        self._owner, self.number, self._registry = owner, number, registry
         self.upper: Upper | None = None
         self.visited = False
         self._scratch = self._mounts = -1
@@ -124,6 +134,7 @@ class Life:
         """What a dead life still holds, as descriptors that are to be closed."""
         if self.upper is not None:
             self.upper.release()
+        self._registry.gone(self.number)
         kept = [self.pidfd, self.setup.detach(), self.control.detach(), self._scratch, self._mounts]
         self._scratch = self._mounts = -1
         return [fd for fd in kept if fd >= 0]
@@ -142,13 +153,14 @@ class Life:
 class Lives:
     """Begins lives on a prepared stage."""
 
-    def __init__(self, owner: int, found: stage.Stage, uppers: Uppers) -> None:
-        self._owner, self._stage, self._uppers = owner, found, uppers
+    def __init__(self, owner: int, found: stage.Stage, uppers: Uppers, registry: Registry) -> None:
+        self._owner, self._stage, self._uppers, self._registry = owner, found, uppers, registry
         self._myself = os.pidfd_open(os.getpid())
         self._born = 0
 
     def begin(self, recipe: Recipe, slot: Slot) -> Life:
         """Returns at once; READY or BROKEN comes on the control socket."""
+        self._born += 1
         control, far = protocol.channel()
         setup, setup_far = protocol.channel()
         wait, go = os.pipe2(os.O_CLOEXEC)
@@ -160,10 +172,15 @@ class Lives:
             try:
                 pid, pidfd = syscalls.clone(_NAMESPACES, entrance.unified)
                 if pid == 0:
-                    child.run(options, child.Ends(far, setup_far, wait, self._owner, self._myself, entrance))
+                    child.run(
+                        options,
+                        child.Ends(far, setup_far, wait, self._owner, self._myself, self._registry.sock, entrance),
+                    )
             finally:
                 entrance.close()
-            life = Life(pid, pidfd, control, setup, group, owner=self._owner)
+            life = Life(
+                pid, pidfd, control, setup, group, owner=self._owner, number=self._born, registry=self._registry
+            )
             life.upper = upper
             try:
                 life.hold_mounts()
@@ -211,11 +228,12 @@ class Lives:
             capped="memory" in spec["group"],
             landlock=self._stage.landlock,
             upper=upper.name if upper is not None else "",
+            network=self._stage.network,
+            life=self._born,
         )
 
     def _group(self, spec: dict[str, Any]) -> Any:
         wanted = spec["group"]
         if not wanted:
             return None
-        self._born += 1
         return cgroups.create(f"{self._born}", prefix="/host", **wanted)

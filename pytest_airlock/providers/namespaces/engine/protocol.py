@@ -116,6 +116,16 @@ def channel() -> tuple[_socket.socket, _socket.socket]:
     return _socket.socketpair(_socket.AF_UNIX, kind, 0)
 
 
+def close_others(wanted: set[int]) -> None:
+    """Close all descriptors of this process but these."""
+    low = 0
+    for fd in sorted(wanted):
+        if fd > low:  # closerange(0, 0) would close all
+            os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, 1 << 20)
+
+
 def timeval(seconds: float) -> bytes:
     """struct timeval of SO_RCVTIMEO (socket(7))."""
     return struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))

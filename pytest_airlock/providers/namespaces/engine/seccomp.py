@@ -12,10 +12,9 @@ from __future__ import annotations
 import errno
 import functools
 import os
-import struct
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
+from .bpf import AND, IF_ANY_BIT, IF_AT_LEAST, IF_EQUAL, JUMP, LOAD, RETURN, Code, Op, assemble
 from .syscall_table import NUMBERS
 
 __all__ = ["ABSENT", "ALLOWED", "CHECKED", "FORBIDDEN", "NEEDLESS", "NESTING", "OWNERSHIP", "UnknownMachine", "build"]
@@ -126,69 +125,34 @@ NEEDLESS = "sync"
 #: With `single_user` these answer 0 and do nothing.
 OWNERSHIP = "chown fchown lchown fchownat setgroups"
 
-# ---------------------------------------------------------------- a small assembler
+# ---------------------------------------------------------------- words of the program
 
 
 class UnknownMachine(ValueError):
     """There is no filter for this machine: an unfiltered sandbox is not an option."""
 
 
-class _Op(NamedTuple):
-    """One instruction; `yes` and `no` are labels, "" is the next instruction."""
-
-    code: int
-    k: int = 0
-    yes: str = ""
-    no: str = ""
-
-
-# A label is a string between instructions.
-_Code = Sequence["str | _Op"]
-
-_LOAD, _AND, _RETURN = 0x20, 0x54, 0x06  # BPF_LD|W|ABS, BPF_ALU|AND|K, BPF_RET|K
-_JUMP, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT = 0x05, 0x15, 0x35, 0x45  # BPF_JMP | JA, JEQ, JGE, JSET | K
-
-
-def _assemble(code: _Code) -> bytes:
-    """An array of struct sock_filter. Jumps go forward only; conditional ones reach 255 instructions."""
-    places: dict[str, int] = {}
-    ops: list[_Op] = []
-    for item in code:
-        if isinstance(item, str):
-            places[item] = len(ops)
-        else:
-            ops.append(item)
-    program = bytearray()
-    for here, op in enumerate(ops):
-        yes, no = (places[label] - here - 1 if label else 0 for label in (op.yes, op.no))
-        if op.code == _JUMP:
-            program += struct.pack("=HBBI", op.code, 0, 0, yes)
-        else:
-            program += struct.pack("=HBBI", op.code, yes, no, op.k)
-    return bytes(program)
-
-
-def _low(argument: int) -> _Op:
+def _low(argument: int) -> Op:
     """Load the low half of an argument: all there is of an int, whatever a caller put into the upper half."""
-    return _Op(_LOAD, 16 + 8 * argument)
+    return Op(LOAD, 16 + 8 * argument)
 
 
-def _high(argument: int) -> _Op:
-    return _Op(_LOAD, 20 + 8 * argument)
+def _high(argument: int) -> Op:
+    return Op(LOAD, 20 + 8 * argument)
 
 
-def _among(values: Iterable[int], yes: str, no: str) -> list[str | _Op]:
-    return [*(_Op(_IF_EQUAL, value, yes) for value in values), _Op(_JUMP, yes=no)]
+def _among(values: Iterable[int], yes: str, no: str) -> list[str | Op]:
+    return [*(Op(IF_EQUAL, value, yes) for value in values), Op(JUMP, yes=no)]
 
 
-def _search(runs: Sequence[tuple[int, str]]) -> list[str | _Op]:
+def _search(runs: Sequence[tuple[int, str]]) -> list[str | Op]:
     """Jump to the label of the last run that starts at or below the loaded number: a balanced tree."""
     if len(runs) == 1:
-        return [_Op(_JUMP, yes=runs[0][1])]
+        return [Op(JUMP, yes=runs[0][1])]
     middle = len(runs) // 2
     start = runs[middle][0]
     upper = f"from {start}"
-    return [_Op(_IF_AT_LEAST, start, upper), *_search(runs[:middle]), upper, *_search(runs[middle:])]
+    return [Op(IF_AT_LEAST, start, upper), *_search(runs[:middle]), upper, *_search(runs[middle:])]
 
 
 # ---------------------------------------------------------------- outcomes and argument checks
@@ -226,18 +190,18 @@ _IOPRIO_PROCESS, _IOPRIO_USER = 1, 3  # linux/ioprio.h
 # sanitizers need it, and it weakens only the program that asks.
 _PERSONALITIES = (0, 8, 0x20000, 0x20008, 0x40000, 0xFFFFFFFF)
 
-_CHECKS: _Code = (
+_CHECKS: Code = (
     "clone",
     _low(0),
-    _Op(_IF_ANY_BIT, _CLONE_NEW, "EPERM", "allow"),
+    Op(IF_ANY_BIT, _CLONE_NEW, "EPERM", "allow"),
     # Vsock and others are not name-spaced; SCTP, UDP-Lite and raw sockets would pass unseen by what records attempts;
     # other netlink families carry the host's events.
     "socket",
     _low(0),
-    _Op(_IF_EQUAL, _UNIX, "allow"),
-    _Op(_IF_EQUAL, _INET, "inet"),
-    _Op(_IF_EQUAL, _INET6, "inet6"),
-    _Op(_IF_EQUAL, _NETLINK, "netlink", "EAFNOSUPPORT"),
+    Op(IF_EQUAL, _UNIX, "allow"),
+    Op(IF_EQUAL, _INET, "inet"),
+    Op(IF_EQUAL, _INET6, "inet6"),
+    Op(IF_EQUAL, _NETLINK, "netlink", "EAFNOSUPPORT"),
     "inet",
     _low(2),
     *_among((_ANY, _TCP, _UDP, _ICMP), "socket type", "EPROTONOSUPPORT"),
@@ -246,11 +210,11 @@ _CHECKS: _Code = (
     *_among((_ANY, _TCP, _UDP, _ICMPV6), "socket type", "EPROTONOSUPPORT"),
     "socket type",
     _low(1),
-    _Op(_AND, _TYPE_MASK),
+    Op(AND, _TYPE_MASK),
     *_among((_STREAM, _DGRAM), "allow", "EPROTONOSUPPORT"),
     "netlink",
     _low(2),
-    _Op(_IF_EQUAL, _NETLINK_ROUTE, "allow", "EPROTONOSUPPORT"),
+    Op(IF_EQUAL, _NETLINK_ROUTE, "allow", "EPROTONOSUPPORT"),
     # Both type into a terminal as if its user had.
     "ioctl",
     _low(1),
@@ -261,27 +225,27 @@ _CHECKS: _Code = (
     # Of other processes limits are read, not set: root of the sandbox could starve PID 1. Reading is new_limit = NULL.
     "prlimit64",
     _low(0),
-    _Op(_IF_EQUAL, 0, "allow"),
+    Op(IF_EQUAL, 0, "allow"),
     _low(2),
-    _Op(_IF_EQUAL, 0, no="EPERM"),
+    Op(IF_EQUAL, 0, no="EPERM"),
     _high(2),
-    _Op(_IF_EQUAL, 0, "allow", "EPERM"),
+    Op(IF_EQUAL, 0, "allow", "EPERM"),
     # PID 1 must get to its orders beside thousands that run: its own user could make it the last to be served. It is in
     # no process group that has a number inside.
     "setpriority",
     _low(0),
-    _Op(_IF_EQUAL, _PRIO_USER, "EPERM"),
-    _Op(_IF_EQUAL, _PRIO_PROCESS, "not second of PID 1", "allow"),
+    Op(IF_EQUAL, _PRIO_USER, "EPERM"),
+    Op(IF_EQUAL, _PRIO_PROCESS, "not second of PID 1", "allow"),
     "ioprio_set",
     _low(0),
-    _Op(_IF_EQUAL, _IOPRIO_USER, "EPERM"),
-    _Op(_IF_EQUAL, _IOPRIO_PROCESS, "not second of PID 1", "allow"),
+    Op(IF_EQUAL, _IOPRIO_USER, "EPERM"),
+    Op(IF_EQUAL, _IOPRIO_PROCESS, "not second of PID 1", "allow"),
     "not second of PID 1",
     _low(1),
-    _Op(_IF_EQUAL, 1, "EPERM", "allow"),
+    Op(IF_EQUAL, 1, "EPERM", "allow"),
     "not of PID 1",
     _low(0),
-    _Op(_IF_EQUAL, 1, "EPERM", "allow"),
+    Op(IF_EQUAL, 1, "EPERM", "allow"),
 )
 
 
@@ -328,21 +292,21 @@ def build(
         raise UnknownMachine(f"no system-call filter for {machine!r}: known are {', '.join(NUMBERS)}")
     # Number and architecture are loaded at offsets 0 and 4 of struct seccomp_data. The kernel proves in advance which
     # numbers are allowed whatever the arguments, and then runs no filter for them; it follows exactly these opcodes.
-    entry: list[str | _Op] = [
-        _Op(_LOAD, 4),
-        _Op(_IF_EQUAL, _ARCHITECTURES[machine], "native"),
-        _Op(_RETURN, _KILL),
+    entry: list[str | Op] = [
+        Op(LOAD, 4),
+        Op(IF_EQUAL, _ARCHITECTURES[machine], "native"),
+        Op(RETURN, _KILL),
         "native",
-        _Op(_LOAD, 0),
+        Op(LOAD, 0),
     ]
     if machine == "x86_64":
         entry += [
-            _Op(_IF_EQUAL, _NO_CALL, "search"),
-            _Op(_IF_AT_LEAST, _X32_BIT, no="search"),
-            _Op(_RETURN, _KILL),
+            Op(IF_EQUAL, _NO_CALL, "search"),
+            Op(IF_AT_LEAST, _X32_BIT, no="search"),
+            Op(RETURN, _KILL),
         ]
-    outcomes: list[str | _Op] = []
+    outcomes: list[str | Op] = []
     for label, value in _OUTCOMES.items():
-        outcomes += [label, _Op(_RETURN, value)]
+        outcomes += [label, Op(RETURN, value)]
     runs = _runs(_decisions(machine, nesting, single_user, pin_cpus))
-    return _assemble([*entry, "search", *_search(runs), *_CHECKS, *outcomes])
+    return assemble([*entry, "search", *_search(runs), *_CHECKS, *outcomes])

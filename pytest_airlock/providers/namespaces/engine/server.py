@@ -17,6 +17,8 @@ from typing import Any
 
 from . import base, diff, door, helpers, mounts, protocol, stage, transfer
 from .lives import Life, Lives, Recipe
+from .net.launch import start
+from .net.registry import Registry
 from .sandboxes import Sandbox
 from .scratch import Uppers
 from .seats import Seats
@@ -37,11 +39,11 @@ _SHIFTED = 8  # slots of each base that stay shifted when nobody asks for anythi
 class Server:
     """Requests are one JSON object each, answered in order: {"ok": …} or {"error": [step, errno, path]}."""
 
-    def __init__(self, sock: _socket.socket, owner: int, found: stage.Stage) -> None:
-        self.sock, self.owner, self.stage = sock, owner, found
+    def __init__(self, sock: _socket.socket, owner: int, found: stage.Stage, told: Registry) -> None:
+        self.sock, self.owner, self.stage, self.told = sock, owner, found, told
         self.undertaker = Undertaker()
         self.uppers = Uppers()
-        self.lives = Lives(owner, found, self.uppers)
+        self.lives = Lives(owner, found, self.uppers, told)
         self.seats = Seats(self.lives, found)
         self.bases: dict[int, base.Base] = {}
         self.sandboxes: dict[int, Sandbox] = {}
@@ -106,7 +108,7 @@ class Server:
 
     def _hand_out(self, box: Sandbox, life: Life) -> None:
         box.life = life
-        self._reply({"ok": life.pid}, (life.control.fileno(), life.pidfd))
+        self._reply({"ok": life.number}, (life.control.fileno(), life.pidfd))
         life.control.close()
         self.refill = box
 
@@ -313,6 +315,7 @@ class Server:
         if box is not None and box.life is not None:
             self.seats.refill(box.seat, box.recipe)
         self._clear()
+        self.told.tell()
         self._reap()
         if self.walkers:
             return  # a list of changes is still being made from what could go
@@ -361,16 +364,20 @@ class Server:
 
 
 def main(fd: int) -> None:
-    """Entry point of the process: `fd` is the control socket; the owner's pidfd comes with the first message."""
+    """Entry point of the process: `fd` is the control socket; the owner's pidfd and the channel of the network process come with
+    the first message.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sock = _socket.socket(fileno=fd)
     os.set_inheritable(fd, False)
     # Some five for each sandbox; those inside have limits of their own.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    _, fds = protocol.receive_json(sock)
+    _, (owner, channel) = protocol.receive_json(sock)
     # Everything is loaded by now; what a sandbox could make us import must not be found.
     sys.path[:] = []
+    # Before any name space is ours: it stays where the host's network is.
+    told = start(channel, owner)
     try:
         found = stage.prepare()
     except OSError as error:
@@ -379,8 +386,8 @@ def main(fd: int) -> None:
         return
     gc.collect()
     gc.freeze()
-    protocol.send_json(sock, {"ok": found.report(), "number": 0})
-    server = Server(sock, fds[0], found)
+    protocol.send_json(sock, {"ok": {**found.report(), "network_process": told.pid}, "number": 0})
+    server = Server(sock, owner, found, told)
     try:
         server.serve()
     finally:

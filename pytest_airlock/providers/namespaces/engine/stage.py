@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from . import cgroups, identity, landlock, mounts, oom, processes, syscalls
 from .identity import Identity, Slot
+from .net import place
 from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT, StepError
 
 __all__ = ["Stage", "prepare"]
@@ -30,7 +31,7 @@ _DEVICE_LINKS = (
 class Stage(NamedTuple):
     """What was found: `probe` is the first id slot, `idmap` whether a tmpfs can be shifted into a slot, `idmap_host`
     whether the host's /usr can; `landlock` its ABI; `layers_shift` whether what is shifted can be a layer of an overlay, and
-    `in_memory` whether a tmpfs can be the upper one.
+    `in_memory` whether a tmpfs can be the upper one; `network` what can be had of it.
     """
 
     identity: Identity
@@ -42,6 +43,7 @@ class Stage(NamedTuple):
     idmap_host: bool
     layers_shift: bool
     in_memory: bool
+    network: place.Means
 
     def report(self) -> dict[str, Any]:
         """What the client is told."""
@@ -57,6 +59,7 @@ class Stage(NamedTuple):
             "contained": self.identity.contained,
             "cgroups": self.means.to_json(),
             "landlock": self.landlock,
+            "network": self.network.report(),
             "pid": os.getpid(),
             "born": processes.now(),
         }
@@ -66,11 +69,12 @@ def prepare() -> Stage:
     """Enter our own name spaces and lay out the private root. Raises StepError naming what failed."""
     oom.give_up_protection()
     who = identity.enter()
+    network = place.Probe()
     syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS)
     syscalls.mount(None, "/", None, MS_REC | syscalls.MS_PRIVATE)
-    place = next(path for path in ("/tmp", "/mnt", "/run") if os.path.isdir(path))
-    syscalls.mount("tmpfs", place, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
-    os.chdir(place)
+    top = next(path for path in ("/tmp", "/mnt", "/run") if os.path.isdir(path))
+    syscalls.mount("tmpfs", top, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
+    os.chdir(top)
     for name in ("host", "b", "d", "l", "p", "proc", "r", "s", "x"):
         os.mkdir(name)
     syscalls.pivot_root(".", "host")
@@ -87,7 +91,8 @@ def prepare() -> Stage:
     layers_shift = idmap or (idmap_host and overlay_takes_shifted("/host/usr", probe))
     idmap_host = idmap_host and layers_shift
     last = _last_capability()
-    return Stage(who, probe, idmap, means, last, landlock.version(), idmap_host, layers_shift, in_memory)
+    abi = landlock.version()
+    return Stage(who, probe, idmap, means, last, abi, idmap_host, layers_shift, in_memory, network.result())
 
 
 def _make_devices() -> None:

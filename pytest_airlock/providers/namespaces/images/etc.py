@@ -12,6 +12,7 @@ import re
 import stat
 
 from pytest_airlock.errors import ProviderUnavailable
+from pytest_airlock.providers.namespaces.engine.net.netlink import RESOLVER
 
 from . import credentials
 from .accounts import Accounts, host_accounts
@@ -95,10 +96,10 @@ def add_etc(tree: Tree, host: HostView) -> None:
 
 
 def add_identity(tree: Tree) -> None:
-    """Host name, hosts and a resolver that answers at once: no name server is reachable unless a network is opened."""
+    """Host name, hosts and the resolver, which the network process is (engine/net): it answers at once."""
     tree.text("/etc/hostname", f"{HOSTNAME}\n")
     tree.text("/etc/hosts", f"127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n")
-    tree.text("/etc/resolv.conf", "options timeout:1 attempts:1\n")
+    tree.text("/etc/resolv.conf", f"nameserver {RESOLVER}\noptions timeout:1 attempts:1\n")
 
 
 def add_accounts(tree: Tree, accounts: Accounts) -> None:

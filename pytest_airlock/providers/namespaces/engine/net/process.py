@@ -1,0 +1,136 @@
+"""The network process: one beside each fork server. It holds the sockets of all sandboxes' networks, answers what asks there,
+and remembers what was tried.
+
+It reads bytes that hostile code wrote, so it can do as little as possible: it has no power over anything, is in none of the
+sandboxes' name spaces, runs nothing, opens nothing, and every length and every number is bounded. If it dies its sockets go
+with it, and every kernel refuses by itself what it would have answered.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+import resource
+from typing import Any
+
+from .. import landlock, protocol, syscalls
+from .loop import Loop
+from .records import Records
+from .registry import BORN, GONE, KIND_GONE
+from .wire import Wire
+
+__all__ = ["NetworkProcess", "run"]
+
+_NOBODY = 65_534
+_MEMORY = 512 << 20
+_LOG = 1 << 20
+#: Of dead lives: how many are remembered, and what was tried in all of them.
+_PAST, _PAST_RECORDS = 64, 100_000
+
+
+class NetworkProcess:
+    """Answers the client's requests, one JSON object each: {"ok": …} or {"error": [step, errno, path]}."""
+
+    def __init__(self, control: _socket.socket, registry: _socket.socket, owner: int) -> None:
+        self._control, self._registry = control, registry
+        self._loop = Loop()
+        self._wires: dict[int, Wire] = {}
+        self._past: dict[int, Records] = {}
+        self._serving = True
+        registry.setblocking(False)
+        self._loop.watch(owner, self._stop)
+        self._loop.add(registry, self._register)
+        self._loop.add(control, self._answer)
+
+    def serve(self) -> None:
+        """Until the client or the fork server is gone."""
+        while self._serving:
+            self._loop.turn()
+
+    def _stop(self) -> None:
+        self._serving = False
+
+    def _register(self) -> None:
+        """Lives that began, told by their first process before anything untrusted runs in them; and lives that ended."""
+        while True:
+            try:
+                data, fds = protocol.receive(self._registry)
+            except BlockingIOError:
+                return
+            if data is None:
+                self._stop()
+                return
+            if data[:1] == KIND_GONE:
+                self._bury(GONE.unpack(data)[1])
+            else:
+                _, life, recorded = BORN.unpack(data)
+                self._wires[life] = Wire(self._loop, [_socket.socket(fileno=fd) for fd in fds], recorded=recorded)
+
+    def _bury(self, life: int) -> None:
+        wire = self._wires.pop(life, None)
+        if wire is None:
+            return  # it died before it told of itself
+        wire.close()
+        self._past[life] = wire.records
+        while len(self._past) > _PAST or (len(self._past) > 1 and sum(map(len, self._past.values())) > _PAST_RECORDS):
+            del self._past[next(iter(self._past))]
+
+    def _answer(self) -> None:
+        request, fds = protocol.receive_json(self._control)
+        for fd in fds:
+            os.close(fd)
+        if request is None:
+            self._stop()
+            return
+        # What a child told before it was ready comes before what is asked about it.
+        self._register()
+        try:
+            answer: dict[str, Any] = {"ok": getattr(self, f"op_{request['op']}")(request)}
+        except OSError as error:
+            answer = {"error": [request["op"], error.errno or 0, ""]}
+        protocol.send_json(self._control, {**answer, "number": request["number"]})
+
+    def op_attempts(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Some of what was tried in a life, from the `start`-th on; `total` is how many are kept in all."""
+        life = request["life"]
+        wire = self._wires.get(life)
+        if wire is not None:
+            wire.settle()
+        records = wire.records if wire is not None else self._past.get(life, Records())
+        return {"tried": records.page(request["start"]), "total": len(records), "lost": records.lost}
+
+
+def run(control: int, registry: _socket.socket, owner: int, parent: int) -> None:
+    """What the process does: until the client or the fork server, `parent`, is gone."""
+    _give_up_powers(parent)
+    NetworkProcess(_socket.socket(fileno=control), registry, owner).serve()
+
+
+def _give_up_powers(parent: int) -> None:
+    if os.geteuid() == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+            os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+        except OSError as error:
+            # Root of a container that has no such id, or may not change its own: without capabilities it is nobody too.
+            if error.errno not in (errno.EPERM, errno.EINVAL):
+                raise
+    syscalls.capset(0, 0)
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
+    if os.getppid() != parent:
+        os._exit(0)
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    for limit, value in (
+        (resource.RLIMIT_NOFILE, hard),
+        (resource.RLIMIT_DATA, _MEMORY),
+        (resource.RLIMIT_FSIZE, _LOG),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        ceiling = resource.getrlimit(limit)[1]
+        value = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)
+        resource.setrlimit(limit, (value, value))
+    landlock.confine(landlock.version(), ())

@@ -1,0 +1,46 @@
+"""Where the network process is told of lives: by each child before it is ready, and by the fork server when one is dead."""
+
+from __future__ import annotations
+
+import _socket
+import struct
+from collections.abc import Sequence
+
+from .. import protocol
+
+__all__ = ["BORN", "GONE", "KIND_BORN", "KIND_GONE", "Registry", "born"]
+
+KIND_BORN, KIND_GONE = b"b", b"g"
+#: Kind, number of the life, whether tries are recorded; the sockets come along.
+BORN = struct.Struct("=cQ?")
+#: Kind, number of the life.
+GONE = struct.Struct("=cQ")
+
+
+class Registry:
+    """The fork server's end, which children inherit until they have told of themselves."""
+
+    def __init__(self, sock: _socket.socket, pid: int) -> None:
+        self.sock, self.pid = sock, pid
+        self._untold: list[int] = []
+
+    def gone(self, life: int) -> None:
+        """A life is dead. Told later if there is no room now."""
+        self._untold.append(life)
+        self.tell()
+
+    def tell(self) -> None:
+        """Never waits: one that was stopped must not stop the fork server."""
+        while self._untold:
+            try:
+                protocol.send(self.sock, GONE.pack(KIND_GONE, self._untold[0]), (), _socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                pass  # it is gone, and all its sockets with it
+            del self._untold[0]
+
+
+def born(sock: _socket.socket, life: int, sockets: Sequence[_socket.socket], *, recorded: bool) -> None:
+    """Hand over the sockets of a network. Raises OSError if the network process is gone."""
+    protocol.send(sock, BORN.pack(KIND_BORN, life, recorded), tuple(sock.fileno() for sock in sockets))

@@ -1,0 +1,158 @@
+"""The network of one life of a sandbox as the network process sees it: what hears, who answers, what was tried."""
+
+from __future__ import annotations
+
+import _socket
+import struct
+
+from . import dns, pings, recorder
+from .loop import Loop
+from .records import Records
+
+__all__ = ["Wire"]
+
+#: Packets and questions that are taken at one go: one sandbox that floods must not make the others wait.
+_AT_ONCE = 64
+_QUEUED = 4096  # more packets than the kernel keeps for one socket
+_CONNECTIONS = 64  # to the resolver by TCP, per life; the oldest makes room
+_LONGEST_QUERY = 4096
+_LENGTH = struct.Struct(">H")
+
+
+class Wire:
+    """Owns the sockets it is given: the resolver's two, and where tries are recorded what hears them and what answers pings."""
+
+    def __init__(self, loop: Loop, sockets: list[_socket.socket], *, recorded: bool) -> None:
+        self.records = Records()
+        self._loop = loop
+        self._datagrams, self._listener = sockets[:2]
+        self._ear = sockets[2] if recorded else None
+        self._pings = tuple(sockets[3:])
+        self._connections: dict[int, _Connection] = {}
+        loop.add(self._datagrams, self._take_datagrams)
+        loop.add(self._listener, self._take_connection)
+        if self._ear is not None:
+            ear = self._ear
+            loop.add(ear, lambda: self._listen(ear))
+
+    def _listen(self, ear: _socket.socket, most: int = _AT_ONCE) -> None:
+        """Note what was heard, up to `most` packets."""
+        for _ in range(most):
+            try:
+                packet = ear.recv(recorder.KEPT)
+            except BlockingIOError:
+                return
+            self._hear(packet)
+            if self.records.full:
+                # The kernel counts on, which costs nothing.
+                self._loop.remove(ear)
+
+    def _hear(self, packet: bytes) -> None:
+        heard = recorder.read(packet)
+        if heard is None:
+            return
+        ping = heard.protocol in (recorder.ICMP, recorder.ICMP6)
+        if not (ping and pings.is_inside(heard.address)):
+            self.records.hear(heard)
+        if ping:
+            try:
+                pings.answer(self._pings, packet, heard)
+            except OSError:
+                pass  # an echo request that cannot be answered is one that was lost
+
+    def settle(self) -> None:
+        """Note all that was tried until now, and how much more there was no room for."""
+        if self._ear is None:
+            return
+        self._listen(self._ear, _QUEUED)
+        self.records.lost += recorder.lost(self._ear)
+
+    def _take_datagrams(self) -> None:
+        for _ in range(_AT_ONCE):
+            try:
+                query, sender = self._datagrams.recvfrom(_LONGEST_QUERY)
+            except OSError:
+                return
+            answer = _answer(query)
+            if answer is None:
+                continue
+            try:
+                self._datagrams.sendto(answer[1], sender)
+            except OSError:
+                pass  # nobody waits for it any more
+
+    def _take_connection(self) -> None:
+        try:
+            fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # of the C class: socket.py is not loaded
+        except OSError:
+            return
+        if len(self._connections) >= _CONNECTIONS:
+            self._drop(next(iter(self._connections)))
+        sock = _socket.socket(fileno=fd)
+        sock.setblocking(False)
+        self._connections[fd] = _Connection(sock)
+        self._loop.add(sock, lambda: self._converse(fd))
+
+    def _converse(self, fd: int) -> None:
+        """Questions by TCP: each behind two bytes of length (RFC 1035, 4.2.2)."""
+        connection = self._connections[fd]
+        try:
+            data = connection.sock.recv(_LONGEST_QUERY)
+            connection.pending += data
+            for query in connection.queries():
+                answer = _answer(query)
+                if answer is None:
+                    raise ValueError("no question")
+                self.settle()  # in order with what was heard before
+                self.records.ask(answer[0])
+                connection.sock.send(_LENGTH.pack(len(answer[1])) + answer[1])
+        except BlockingIOError:
+            return
+        except (OSError, ValueError):
+            data = b""
+        if not data:
+            self._drop(fd)
+
+    def _drop(self, fd: int) -> None:
+        self._loop.close(self._connections.pop(fd).sock)
+
+    def close(self) -> None:
+        """Its life is dead: note the rest, and let go of everything. The records stay."""
+        self.settle()
+        for fd in list(self._connections):
+            self._drop(fd)
+        for sock in (self._datagrams, self._listener, *self._pings):
+            self._loop.close(sock)
+        if self._ear is not None:
+            self._loop.close_later(self._ear)
+            self._ear = None
+
+
+class _Connection:
+    """A connection to the resolver and what came of a query so far."""
+
+    def __init__(self, sock: _socket.socket) -> None:
+        self.sock = sock
+        self.pending = b""
+
+    def queries(self) -> list[bytes]:
+        """Those that are whole. Raises ValueError for one that is too long."""
+        whole = []
+        while len(self.pending) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self.pending)
+            if length > _LONGEST_QUERY:
+                raise ValueError("a query that is too long")
+            if len(self.pending) < _LENGTH.size + length:
+                break
+            whole.append(self.pending[_LENGTH.size : _LENGTH.size + length])
+            self.pending = self.pending[_LENGTH.size + length :]
+        return whole
+
+
+def _answer(query: bytes) -> tuple[dns.Question, bytes] | None:
+    """The question, and that there is no such name; None for what is no question: it gets no answer."""
+    try:
+        asked = dns.question(query)
+    except ValueError:
+        return None
+    return asked, dns.answer(query, asked, dns.NO_SUCH_NAME)
