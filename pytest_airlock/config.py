@@ -75,6 +75,7 @@ class _File(_Section):
     keep: Literal["failed", "all", "none"] | None = None
     insufficient: Literal["error", "skip", "clamp"] | None = None
     unavailable: Literal["error", "skip"] | None = None
+    network_attempts: Literal["ignore", "warn", "forbid"] | None = None
     wait: Seconds | None = None
     spec: SandboxSpec = Field(default_factory=SandboxSpec)
     profiles: dict[str, UserProfile] = Field(default_factory=dict)

@@ -186,6 +186,7 @@ class SandboxSpec(_Model):
     expose: tuple[str, ...] = ()
     provision: Annotated[tuple[str | tuple[str, ...], ...], BeforeValidator(_provision)] = ()
     network: Annotated[Network, BeforeValidator(_network)] | None = None
+    network_attempts: Literal["ignore", "warn", "forbid"] | None = None
     ports: tuple[Port, ...] = ()
     timeout: Seconds | None = None
     keep: StrictBool = False

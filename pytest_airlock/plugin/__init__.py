@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _MARKER = (
-    "airlock(profile, cpu, memory, disk, image, provider, user, env, mounts, provision, network, source, runtime, ports, "
+    "airlock(profile, cpu, memory, disk, image, provider, user, env, mounts, provision, network, network_attempts, source, runtime, ports, "
     "address_space, nesting, name, timeout): what the sandbox of this test shall be; keywords only, the closest marker goes first, None means "
     "back to the default."
 )

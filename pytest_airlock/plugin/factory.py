@@ -36,6 +36,7 @@ class SpecWords(TypedDict, total=False):
     expose: Sequence[str] | None
     provision: Sequence[str | Sequence[str]] | None
     network: str | Sequence[str] | Network | None
+    network_attempts: str | None
     ports: Sequence[int] | None
     timeout: float | None
     keep: bool | None

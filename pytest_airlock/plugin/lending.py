@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_airlock.plugin.attempts import enforce, lent
 from pytest_airlock.plugin.factory import SandboxFactory
 from pytest_airlock.plugin.markers import marker_layers
 from pytest_airlock.plugin.run import RUN, Run
@@ -63,9 +64,13 @@ def lend(config: pytest.Config, item: pytest.Item | None, words: _Words) -> Iter
         session = run.session
         sandbox = session.acquire(spec, _test_id(item))
     try:
+        run.watch_network()
+        lent(item, sandbox, spec.network_attempts or "ignore")
         with run.events.concerning(item):
             run.events.ready(sandbox)
         yield sandbox
+        if item is None:
+            enforce(sandbox, spec.network_attempts or "ignore")
     finally:
         with run.events.concerning(item):
             session.release(sandbox, keep=spec.keep and run.settings.get("keep") != "none")
@@ -83,6 +88,8 @@ def factory(config: pytest.Config, item: pytest.Item | None, words: _Words) -> I
             session = run.session
             sandbox = session.create_named(spec, _test_id(item))
             made[sandbox.name] = session, spec
+        run.watch_network()
+        lent(item, sandbox, spec.network_attempts or "ignore")
         return sandbox
 
     def ready(sandbox: Sandbox) -> None:
@@ -92,7 +99,11 @@ def factory(config: pytest.Config, item: pytest.Item | None, words: _Words) -> I
     def end(sandbox: Sandbox) -> None:
         session, spec = made[sandbox.name]
         with run.events.concerning(item):
-            session.release(sandbox, keep=_keeps(run, item, spec))
+            try:
+                if item is None:
+                    enforce(sandbox, spec.network_attempts or "ignore")
+            finally:
+                session.release(sandbox, keep=_keeps(run, item, spec))
 
     product = SandboxFactory(make, end, ready)
     try:

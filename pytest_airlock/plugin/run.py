@@ -55,6 +55,13 @@ class Run:
         self.outcomes = Outcomes()
         self.config.pluginmanager.register(self.outcomes, "airlock-outcomes")
 
+    def watch_network(self) -> None:
+        """From now on what tests tried over the network is told, and fails them where it is forbidden."""
+        from pytest_airlock.plugin.attempts import Watcher
+
+        if not self.config.pluginmanager.has_plugin("airlock-network"):
+            self.config.pluginmanager.register(Watcher(), "airlock-network")
+
     @property
     def messages(self) -> list[str]:
         """What the terminal summary tells, each text once."""

@@ -54,6 +54,13 @@ SETTINGS = (
         choices=("failed", "all", "none"),
     ),
     Setting(
+        "network_attempts",
+        "if a test tried to use a network that is closed to it: nothing (ignore), a warning (warn), a failure (forbid)",
+        None,
+        ("ignore", "warn", "forbid"),
+        False,
+    ),
+    Setting(
         "insufficient", "if the machine is too small: error, skip or clamp", "error", ("error", "skip", "clamp"), False
     ),
     Setting("unavailable", "if the provider cannot do what is asked: error or skip", "error", ("error", "skip"), False),
@@ -138,7 +145,7 @@ class Settings:
     def spec_layers(self) -> list[Mapping[str, object]]:
         """What the layers say about sandboxes, closest first."""
         layers: list[Mapping[str, object]] = [
-            {word: layer.values[word] for word in ("profile", "provider") if word in layer.values}
+            {word: layer.values[word] for word in ("profile", "provider", "network_attempts") if word in layer.values}
             for layer in self.layers
         ]
         if self.file is not None:

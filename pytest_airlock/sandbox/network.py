@@ -23,6 +23,11 @@ class NetworkAttempts(Attempts):
     `lost` is how many more there were than are kept. str() has one line for each, repr() the ends of what was tried.
     """
 
+    @property
+    def refused(self) -> NetworkAttempts:
+        """Those that no policy allowed, and what is lost."""
+        return NetworkAttempts((each for each in self if each.verdict == "refused"), lost=self.lost)
+
     def __str__(self) -> str:
         lines = [f"{_moment(each.time)}  {_told(each)}" for each in self[:SHOWN]]
         left = len(self) - len(lines) + self.lost

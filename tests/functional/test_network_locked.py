@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_airlock.conformance.machine import Machine
-from pytest_airlock.errors import ProviderError
+from pytest_airlock.errors import ProviderError, ProviderUnavailable
 from pytest_airlock.providers.base import Attempt, ProviderSpec
 from pytest_airlock.providers.namespaces import NamespacesProvider
 from pytest_airlock.providers.namespaces.engine.net.records import MOST
@@ -271,7 +271,7 @@ def test_without_the_network_process_all_is_refused_and_no_new_sandbox_is_made(l
     with pytest.raises(ProviderError, match="network process"):
         lonely.provider.attempts(lonely.handle)
     handle = lonely.provider.create(ProviderSpec("next"))
-    with pytest.raises(ProviderError, match="network process"):
+    with pytest.raises(ProviderUnavailable, match="network process"):
         lonely.provider.start(handle)
 
 

@@ -98,8 +98,8 @@ def _enter_root():
 OPEN_DIRECTORY = weaken(
     "a directory of the host left open",
     Replace(
-        "    for fd in sorted(wanted):\n",
-        "    wanted.add(fcntl.fcntl(os.open('/host', os.O_RDONLY), fcntl.F_DUPFD_CLOEXEC, 30))\n    for fd in sorted(wanted):\n",
+        "    protocol.close_others({0, 1, 2, *wanted})\n",
+        "    os.dup2(os.open('/host', os.O_RDONLY), 30, inheritable=False)\n    protocol.close_others({0, 1, 2, *wanted, 30})\n",
     ),
 )
 INHERITED = weaken(
@@ -136,7 +136,8 @@ SHARED_IPC = weaken(
 SHARED_NET = weaken(
     "no network name space",
     _without("NEWNET"),
-    Replace("        _loopback_up()\n", ""),
+    Replace("        place.lead_nowhere(options.network, ends.registry, options.life)\n", ""),
+    Replace("    if options.network.recorder:\n        _let_ping", "    if False:\n        _let_ping"),
     Replace('write_proc(f"{proc}/sys/net/ipv4/ip_unprivileged_port_start", b"0", "sysctl")', "pass"),
 )
 SHARED_SHM = weaken(

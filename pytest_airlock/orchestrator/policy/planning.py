@@ -302,6 +302,8 @@ def _required(
     # An open network nobody asked for is a convenience of the profile, not isolation: a provider may well stay locked.
     if spec.network is not None or network.mode == "locked":
         features.add(_NETWORK_FEATURES[network.mode])
+    if spec.network_attempts not in (None, "ignore"):
+        features.add("network_attempts")
     if spec.ports:
         features.add("ports")
     if image == "host":

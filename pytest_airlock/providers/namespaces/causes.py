@@ -26,6 +26,7 @@ from errno import (
 )
 
 from pytest_airlock.providers.namespaces.cause import CGROUP, Row, always, filtered, older, sysctl
+from pytest_airlock.providers.namespaces.network_causes import NETWORK_ROWS
 
 __all__ = ["ROWS", "UNMASK"]
 
@@ -442,6 +443,7 @@ ROWS: tuple[Row, ...] = (
         always,
         feature=CGROUP,
     ),
+    *NETWORK_ROWS,
     Row(
         "filtered-otherwise",
         "below a strict system-call filter",

@@ -97,6 +97,9 @@ SCENES: dict[str, tuple[HostFacts, str, int, str]] = {
     "cgroup-read-only": (HostFacts(kernel=NEW), "cgroup memory", e.EROFS, "/sys/fs/cgroup"),
     "cgroup-not-delegated": (HostFacts(kernel=NEW), "cgroup pids", e.EACCES, "/sys/fs/cgroup"),
     "cgroup-missing": (HostFacts(kernel=NEW), "cgroup memory", e.EOPNOTSUPP, ""),
+    "no-packet-sockets": (HostFacts(kernel=NEW), "network sockets", e.EPERM, ""),
+    "no-routes": (HostFacts(kernel=NEW), "network route", e.EPERM, ""),
+    "network-process-gone": (HostFacts(kernel=NEW), "network process", e.EPIPE, ""),
     "filtered-otherwise": (HostFacts(kernel=NEW, seccomp=True), "signalfd4", e.ENOSYS, ""),
 }
 

@@ -22,7 +22,12 @@ def report(**changes):
     return {**found, **changes}
 
 
-NOTHING = {"everywhere": False, "v6": False, "recorder": False, "lacking": {"everywhere": ["network route", errno.EPERM]}}
+NOTHING = {
+    "everywhere": False,
+    "v6": False,
+    "recorder": False,
+    "lacking": {"everywhere": ["network route", errno.EPERM]},
+}
 DEAF = {"everywhere": True, "v6": True, "recorder": False, "lacking": {"recorder": ["network sockets", errno.EPERM]}}
 
 

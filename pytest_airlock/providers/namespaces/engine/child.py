@@ -81,16 +81,8 @@ def run(options: Options, ends: Ends) -> None:
     """Never returns."""
     try:
         ends.entrance.join()
-        # What the fork server has open, siblings' sockets first of all; 0, 1, 2 become the null device in the end.
-        wanted = (
-            ends.control.fileno(),
-            ends.setup.fileno(),
-            ends.mapped,
-            ends.owner,
-            ends.server,
-            ends.registry.fileno(),
-        )
-        protocol.close_others({0, 1, 2, *wanted})
+        sockets = (ends.control.fileno(), ends.setup.fileno(), ends.registry.fileno())
+        _keep_only({*sockets, ends.mapped, ends.owner, ends.server})
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
         if not os.read(ends.mapped, 1):
             os._exit(0)  # the fork server gave up on us
@@ -123,6 +115,11 @@ def run(options: Options, ends: Ends) -> None:
         ends.control.send(protocol.BROKEN + json.dumps(report).encode("ascii"))
     finally:
         os._exit(70)
+
+
+def _keep_only(wanted: set[int]) -> None:
+    """Close what the fork server has open, siblings' sockets first of all; 0, 1, 2 become the null device in the end."""
+    protocol.close_others({0, 1, 2, *wanted})
 
 
 def _build_root(options: Options, ends: Ends) -> None:

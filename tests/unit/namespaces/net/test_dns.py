@@ -55,7 +55,19 @@ def test_what_is_not_plain_is_shown_as_numbers(label: bytes, shown: str) -> None
         query(name(b"a"))[:-1],
         query(name(b"a"))[:-5],
     ],
-    ids=["empty", "no header", "an answer", "an update", "none", "two", "compressed", "cut", "too long", "no class", "no end"],
+    ids=[
+        "empty",
+        "no header",
+        "an answer",
+        "an update",
+        "none",
+        "two",
+        "compressed",
+        "cut",
+        "too long",
+        "no class",
+        "no end",
+    ],
 )
 def test_anything_else_is_refused(message: bytes) -> None:
     with pytest.raises(ValueError):
