@@ -13,7 +13,7 @@ from pytest_airlock.providers.namespaces.host_facts import HostFacts
 __all__ = ["enforced", "found", "one_id"]
 
 _NO_FACTS = HostFacts()
-_LOCKED = Absence("this provider locks the network, always", 'use network="locked"')
+_LOCKED = Absence("this provider locks the network, always", "leave network= out, or choose another provider")
 _NO_PORTS = Absence(
     "this provider locks the network, always", "leave ports= out, and reach the port by a command that runs inside"
 )

@@ -127,8 +127,7 @@ def test_the_sandbox_has_an_identity_of_its_own(etc: Path) -> None:
     made = plan(etc)
     assert made["/etc/hostname"].data == "airlock\n"
     assert "localhost airlock" in made["/etc/hosts"].data
-    assert "nameserver" not in made["/etc/resolv.conf"].data
-    assert "options timeout:1 attempts:1" in made["/etc/resolv.conf"].data
+    assert made["/etc/resolv.conf"].data == "nameserver 198.18.0.53\noptions timeout:1 attempts:1\n"
     assert len(made["/etc/machine-id"].data.strip()) == 32
     assert "hosts:      files dns\n" in made["/etc/nsswitch.conf"].data
     assert made["/etc/localtime"] == Entry("link", "/etc/localtime", 0o777, 0, "/usr/share/zoneinfo/Etc/UTC")

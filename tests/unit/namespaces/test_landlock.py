@@ -78,7 +78,7 @@ def confined(tmp_path: Path, abi: int | str, *, files: bool = True) -> Any:
     for directory in (inside, outside):
         directory.mkdir()
     (outside / "file").touch()
-    trees = json.dumps([str(inside)] if files else [])
+    trees = json.dumps([str(inside)] if files else None)
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", CONFINED, str(ENGINE), str(abi), trees, str(outside)],
         capture_output=True,
@@ -103,6 +103,25 @@ def test_files_outside_abstract_sockets_and_signals_are_closed(tmp_path: Path) -
 @here
 def test_without_file_rules_the_scopes_hold(tmp_path: Path) -> None:
     assert confined(tmp_path, ABI, files=False) == OPEN | CLOSED_SCOPES
+
+
+@here
+def test_without_any_tree_no_file_is_opened() -> None:
+    program = """if True:
+        import os, sys
+        sys.path.insert(0, sys.argv[1])
+        from engine import landlock, syscalls
+        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+        landlock.confine(int(sys.argv[2]), ())
+        try:
+            os.open("/", os.O_RDONLY)
+        except PermissionError:
+            print("closed")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(ENGINE), str(ABI)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "closed\n"
 
 
 @here
