@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EAFNOSUPPORT, ECONNREFUSED, ENOPROTOOPT, ENOSYS, EOPNOTSUPP, EPERM, EPIPE, EPROTONOSUPPORT
+from errno import EAFNOSUPPORT, ECONNREFUSED, ECONNRESET, ENOPROTOOPT, ENOSYS, EOPNOTSUPP, EPERM, EPIPE, EPROTONOSUPPORT
 
 from pytest_airlock.providers.namespaces.cause import Row, always
 
@@ -37,7 +37,7 @@ NETWORK_ROWS = (
         "network-process-gone",
         "somebody ended the network process of a run",
         ("network process",),
-        (EPIPE, ECONNREFUSED),
+        (EPIPE, ECONNRESET, ECONNREFUSED),
         "the network process of this run has ended: sandboxes stay locked, and no new one can be made",
         "run again; if nobody killed it, its last words are in this error, and worth a bug report",
         always,
