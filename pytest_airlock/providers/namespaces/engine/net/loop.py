@@ -6,14 +6,15 @@ import _socket
 import _thread
 import os
 import select
-from _queue import SimpleQueue
-from collections.abc import Callable
+from _queue import Empty, SimpleQueue
+from collections.abc import Callable, Sequence
 
 __all__ = ["Loop"]
 
-#: Threads that close. Each waits some 10 ms for all processors to have noticed (synchronize_net of the kernel), many at once
-#: no longer than one.
-_CLOSERS = 4
+# To close what hears packets waits some 10 ms until all processors have noticed (synchronize_net of the kernel); many threads
+# that wait at once wait no longer than one. In the end there is one for each.
+_CLOSERS, _CLOSERS_IN_THE_END = 4, 128
+_STACK = 256 << 10  # bytes
 
 
 class Loop:
@@ -24,6 +25,7 @@ class Loop:
         self._calls: dict[int, Callable[[], None]] = {}
         self._closing: SimpleQueue[int] = SimpleQueue()
         self._closers = 0
+        _thread.stack_size(_STACK)
 
     def add(self, sock: _socket.socket, call: Callable[[], None]) -> None:
         self.watch(sock.fileno(), call)
@@ -52,6 +54,25 @@ class Loop:
     def _close_for_ever(self) -> None:
         while True:
             os.close(self._closing.get())
+
+    def close_all_slow(self, sockets: Sequence[_socket.socket]) -> None:
+        """Close them and what is still to be closed, side by side; done when this returns."""
+        for sock in sockets:
+            self._closing.put(sock.detach())
+        over = []
+        for _ in range(min(self._closing.qsize(), _CLOSERS_IN_THE_END)):
+            over.append(_thread.allocate_lock())
+            over[-1].acquire()
+            _thread.start_new_thread(self._close_the_rest, (over[-1],))
+        for lock in over:
+            lock.acquire()
+
+    def _close_the_rest(self, over: _thread.LockType) -> None:
+        try:
+            while True:
+                os.close(self._closing.get_nowait())
+        except Empty:
+            over.release()
 
     def turn(self) -> None:
         """Wait, and call whoever is ready."""

@@ -12,6 +12,7 @@ import _socket
 import errno
 import os
 import resource
+import signal
 from typing import Any
 
 from .. import landlock, protocol, syscalls
@@ -25,6 +26,7 @@ __all__ = ["NetworkProcess", "run"]
 _NOBODY = 65_534
 _MEMORY = 512 << 20
 _LOG = 1 << 20
+_PATIENCE = 10  # seconds for the end
 #: Of dead lives: how many are remembered, and what was tried in all of them.
 _PAST, _PAST_RECORDS = 64, 100_000
 
@@ -47,6 +49,9 @@ class NetworkProcess:
         """Until the client or the fork server is gone."""
         while self._serving:
             self._loop.turn()
+        # Not one after the other, as the end of a process closes them.
+        signal.alarm(_PATIENCE)
+        self._loop.close_all_slow([sock for wire in self._wires.values() for sock in wire.give_up()])
 
     def _stop(self) -> None:
         self._serving = False
@@ -101,13 +106,13 @@ class NetworkProcess:
         return {"tried": records.page(request["start"]), "total": len(records), "lost": records.lost}
 
 
-def run(control: int, registry: _socket.socket, owner: int, parent: int) -> None:
-    """What the process does: until the client or the fork server, `parent`, is gone."""
-    _give_up_powers(parent)
+def run(control: int, registry: _socket.socket, owner: int) -> None:
+    """What the process does: until the client or the fork server is gone."""
+    _give_up_powers()
     NetworkProcess(_socket.socket(fileno=control), registry, owner).serve()
 
 
-def _give_up_powers(parent: int) -> None:
+def _give_up_powers() -> None:
     if os.geteuid() == 0:
         try:
             os.setgroups([])
@@ -118,9 +123,6 @@ def _give_up_powers(parent: int) -> None:
             if error.errno not in (errno.EPERM, errno.EINVAL):
                 raise
     syscalls.capset(0, 0)
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
-    if os.getppid() != parent:
-        os._exit(0)
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -116,6 +116,10 @@ class Wire:
     def _drop(self, fd: int) -> None:
         self._loop.close(self._connections.pop(fd).sock)
 
+    def give_up(self) -> list[_socket.socket]:
+        """All ends: what takes long to close."""
+        return [self._ear] if self._ear is not None else []
+
     def close(self) -> None:
         """Its life is dead: note the rest, and let go of everything. The records stay."""
         self.settle()
