@@ -94,32 +94,41 @@ def test_the_soft_limit_of_descriptors_is_not_what_ends_a_crowd(own: NamespacesP
 
 #: Kills itself while a child of its fork server is stopped.
 OWNER = """
-import os, signal
+import os, signal, sys
 from pytest_airlock.providers.base import ProviderSpec
 from pytest_airlock.providers.namespaces import NamespacesProvider
 provider = NamespacesProvider()
 handle = provider.create(ProviderSpec("one"))
 provider.start(handle)
 server = provider._engine._process.pid
-undertaker = int(open(f"/proc/{server}/task/{server}/children").read().split()[0])
-os.kill(undertaker, signal.SIGSTOP)
-print(server, undertaker, flush=True)
+network = provider._engine.found["network_process"]
+children = list(map(int, open(f"/proc/{server}/task/{server}/children").read().split()))
+undertaker = next(pid for pid in children if pid != network)
+helper = {"network process": network, "undertaker": undertaker}[sys.argv[1]]
+os.kill(helper, signal.SIGSTOP)
+print(server, helper, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_stopped_undertaker_does_not_keep_the_server_of_a_dead_owner() -> None:
+@pytest.mark.parametrize("helper", ["network process", "undertaker"])
+def test_a_stopped_helper_neither_outlives_a_dead_owner_nor_keeps_its_server(helper: str) -> None:
     owner = subprocess.run(
-        [sys.executable, "-c", OWNER], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False, timeout=60
+        [sys.executable, "-c", OWNER, helper], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False, timeout=60
     )
-    server, undertaker = map(int, owner.stdout.split())
-    ended = False
-    with contextlib.suppress(ProcessLookupError):
-        pidfd = os.pidfd_open(server)
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        ended = bool(poll.poll(10_000))
-        os.close(pidfd)
-        if not ended:
-            os.kill(undertaker, signal.SIGKILL)
-    assert ended
+    outlived = [pid for pid in map(int, owner.stdout.split()) if not _ends(pid)]
+    for pid in outlived:
+        os.kill(pid, signal.SIGKILL)
+    assert outlived == []
+
+
+def _ends(pid: int) -> bool:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    ended = bool(poll.poll(10_000))
+    os.close(pidfd)
+    return ended

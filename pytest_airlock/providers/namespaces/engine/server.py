@@ -17,6 +17,7 @@ from typing import Any
 
 from . import base, diff, door, helpers, mounts, protocol, stage, transfer
 from .lives import Life, Lives, Recipe
+from .net import hopper
 from .net.launch import start
 from .net.registry import Registry
 from .sandboxes import Sandbox
@@ -54,6 +55,7 @@ class Server:
         self.dead: list[Life] = []
         self.poll = select.poll()
         self.door: door.Door | None = None
+        self.hopper = False
         self.number = 0  # of the request that is being carried out
 
     # ------------------------------------------------------------------ requests
@@ -176,6 +178,16 @@ class Server:
         self.walkers.append(
             helpers.begin(lambda: diff.diff(views, fds[0], xattr_prefix="user.", limit=request["limit"]))
         )
+
+    def op_hopper(self, _request: dict[str, Any]) -> None:
+        """Begin what makes sockets in sandboxes' networks, if it has not begun."""
+        if not self.hopper:
+            self.hopper = True
+            channel = hopper.start()
+            try:
+                self.told.hand_over_hopper(channel)
+            finally:
+                channel.close()
 
     def op_listen(self, request: dict[str, Any], fds: list[int]) -> None:
         """Let visitors in from now on."""
@@ -360,6 +372,7 @@ class Server:
             self._end(box)
         self._clear()
         self.undertaker.close()
+        self.told.close()
         self.uppers.close()
 
 

@@ -78,6 +78,8 @@ _umount2 = _libc.umount2
 _umount2.argtypes = [_str, _int]
 _unshare = _libc.unshare
 _unshare.argtypes = [_int]
+_setns = _libc.setns
+_setns.argtypes = [_int, _int]
 _sethostname = _libc.sethostname
 _sethostname.argtypes = [_str, ctypes.c_size_t]
 _prctl = _libc.prctl
@@ -129,6 +131,12 @@ def unshare(flags: int) -> None:
     """unshare(2)."""
     if _unshare(flags):
         raise _fail("unshare")
+
+
+def setns(fd: int, kind: int) -> None:
+    """setns(2)."""
+    if _setns(fd, kind):
+        raise _fail("setns")
 
 
 def sethostname(name: str) -> None:

@@ -6,6 +6,8 @@
     pings.py     how a ping is refused
     process.py   the one process that holds these sockets of all sandboxes, outside of any
     records.py   what it remembers
+    hopper.py    the process that makes sockets in those networks for it
+    forward.py   a port of the host that leads inside; relay.py carries the bytes
     netlink.py   messages to the kernel
 
 Nothing is routed out of a sandbox: "locked" is the absence of a way, not a rule. Its kernel refuses by itself.

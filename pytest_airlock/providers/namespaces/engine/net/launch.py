@@ -17,12 +17,13 @@ def start(control: int, owner: int) -> Registry:
     the client, whose channel `control` and whose pidfd `owner` is.
     """
     near, far = protocol.channel()
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
             # Of the fork server's sockets none may stay open here beyond its death.
             protocol.close_others({0, 1, 2, control, far.fileno(), owner})
-            process.run(control, far, owner)
+            process.run(control, far, owner, parent)
         except Exception:  # noqa: BLE001 - nobody is above us: it goes to the log of the fork server
             sys.excepthook(*sys.exc_info())
         finally:

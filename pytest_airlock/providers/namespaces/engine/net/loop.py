@@ -23,6 +23,7 @@ class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._calls: dict[int, Callable[[], None]] = {}
+        self._events: dict[int, int] = {}
         self._closing: SimpleQueue[int] = SimpleQueue()
         self._closers = 0
         _thread.stack_size(_STACK)
@@ -32,12 +33,30 @@ class Loop:
 
     def watch(self, fd: int, call: Callable[[], None]) -> None:
         self._calls[fd] = call
-        self._epoll.register(fd, select.EPOLLIN)
+        self._listen(fd, select.EPOLLIN)
+
+    def change(self, sock: _socket.socket, events: int) -> None:
+        """What it is called for from now on: EPOLLIN, EPOLLOUT, 0 = nothing, not even an error or a hang-up."""
+        self._listen(sock.fileno(), events)
+
+    def _listen(self, fd: int, events: int) -> None:
+        before = self._events.get(fd, 0)
+        if events == before:
+            return
+        if not before:
+            self._epoll.register(fd, events)
+        elif events:
+            self._epoll.modify(fd, events)
+        else:
+            self._epoll.unregister(fd)
+        self._events[fd] = events
 
     def remove(self, sock: _socket.socket) -> None:
         """No more calls for it; none was there is no error."""
-        if self._calls.pop(sock.fileno(), None) is not None:
-            self._epoll.unregister(sock.fileno())
+        fd = sock.fileno()
+        if self._calls.pop(fd, None) is not None:
+            self._listen(fd, 0)
+            del self._events[fd]
 
     def close(self, sock: _socket.socket) -> None:
         self.remove(sock)

@@ -13,12 +13,15 @@ import errno
 import os
 import resource
 import signal
+from collections.abc import Callable
 from typing import Any
 
 from .. import landlock, protocol, syscalls
+from .forward import Forward
+from .hopper import Hopper
 from .loop import Loop
 from .records import Records
-from .registry import BORN, GONE, KIND_GONE
+from .registry import BORN, GONE, KIND_GONE, KIND_HOPPER
 from .wire import Wire
 
 __all__ = ["NetworkProcess", "run"]
@@ -39,6 +42,7 @@ class NetworkProcess:
         self._loop = Loop()
         self._wires: dict[int, Wire] = {}
         self._past: dict[int, Records] = {}
+        self._hopper: Hopper | None = None
         self._serving = True
         registry.setblocking(False)
         self._loop.watch(owner, self._stop)
@@ -68,6 +72,8 @@ class NetworkProcess:
                 return
             if data[:1] == KIND_GONE:
                 self._bury(GONE.unpack(data)[1])
+            elif data[:1] == KIND_HOPPER:
+                self._hopper = Hopper(_socket.socket(fileno=fds[0]))
             else:
                 _, life, recorded = BORN.unpack(data)
                 self._wires[life] = Wire(self._loop, [_socket.socket(fileno=fd) for fd in fds], recorded=recorded)
@@ -90,11 +96,48 @@ class NetworkProcess:
             return
         # What a child told before it was ready comes before what is asked about it.
         self._register()
+        made = None
         try:
             answer: dict[str, Any] = {"ok": getattr(self, f"op_{request['op']}")(request)}
         except OSError as error:
-            answer = {"error": [request["op"], error.errno or 0, ""]}
-        protocol.send_json(self._control, {**answer, "number": request["number"]})
+            answer = {"error": [f"network {request['op']}", error.errno or 0, ""]}
+        else:
+            if isinstance(answer["ok"], _socket.socket):
+                made, answer["ok"] = answer["ok"], None
+        protocol.send_json(
+            self._control, {**answer, "number": request["number"]}, (made.fileno(),) if made is not None else ()
+        )
+        if made is not None:
+            made.close()
+
+    def op_socket(self, request: dict[str, Any]) -> _socket.socket:
+        """A new socket in the network of a life: for whoever asks to connect with, so errors are its own."""
+        return self._hopper_for(request)(request["family"], request["kind"], request["protocol"])
+
+    def op_forward(self, request: dict[str, Any]) -> int:
+        """Lead a port of the host's loopback device to an address inside; the answer is the port."""
+        make = self._hopper_for(request)
+        host, port = request["address"]
+        family = _socket.AF_INET6 if ":" in host else _socket.AF_INET
+        forward = Forward(self._loop, lambda: make(family, _socket.SOCK_STREAM, 0), (host, port))
+        self._wires[request["life"]].forwards[forward.port] = forward
+        return forward.port
+
+    def op_unforward(self, request: dict[str, Any]) -> None:
+        """Nothing leads there any more; nothing did is no error."""
+        wire = self._wires.get(request["life"])
+        forward = wire.forwards.pop(request["port"], None) if wire is not None else None
+        if forward is not None:
+            forward.close()
+
+    def _hopper_for(self, request: dict[str, Any]) -> Callable[[int, int, int], _socket.socket]:
+        wire = self._wires.get(request["life"])
+        if wire is None:
+            raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
+        if self._hopper is None:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        hopper, neighbour = self._hopper, wire.neighbour
+        return lambda family, kind, number: hopper.socket(neighbour, family, kind, number)
 
     def op_attempts(self, request: dict[str, Any]) -> dict[str, Any]:
         """Some of what was tried in a life, from the `start`-th on; `total` is how many are kept in all."""
@@ -106,13 +149,13 @@ class NetworkProcess:
         return {"tried": records.page(request["start"]), "total": len(records), "lost": records.lost}
 
 
-def run(control: int, registry: _socket.socket, owner: int) -> None:
-    """What the process does: until the client or the fork server is gone."""
-    _give_up_powers()
+def run(control: int, registry: _socket.socket, owner: int, parent: int) -> None:
+    """What the process does: until the client or the fork server, `parent`, is gone."""
+    _give_up_powers(parent)
     NetworkProcess(_socket.socket(fileno=control), registry, owner).serve()
 
 
-def _give_up_powers() -> None:
+def _give_up_powers(parent: int) -> None:
     if os.geteuid() == 0:
         try:
             os.setgroups([])
@@ -123,6 +166,10 @@ def _give_up_powers() -> None:
             if error.errno not in (errno.EPERM, errno.EINVAL):
                 raise
     syscalls.capset(0, 0)
+    # For one that was stopped; else it ends by itself. Cleared by a change of ids, so set after it.
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

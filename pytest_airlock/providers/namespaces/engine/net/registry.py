@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import _socket
+import os
+import select
+import signal
 import struct
 from collections.abc import Sequence
 
 from .. import protocol
 
-__all__ = ["BORN", "GONE", "KIND_BORN", "KIND_GONE", "Registry", "born"]
+__all__ = ["BORN", "GONE", "KIND_BORN", "KIND_GONE", "KIND_HOPPER", "Registry", "born"]
 
-KIND_BORN, KIND_GONE = b"b", b"g"
+KIND_BORN, KIND_GONE, KIND_HOPPER = b"b", b"g", b"h"
+_PATIENCE_MS = 300
 #: Kind, number of the life, whether tries are recorded; the sockets come along.
 BORN = struct.Struct("=cQ?")
 #: Kind, number of the life.
@@ -23,6 +27,21 @@ class Registry:
     def __init__(self, sock: _socket.socket, pid: int) -> None:
         self.sock, self.pid = sock, pid
         self._untold: list[int] = []
+
+    def hand_over_hopper(self, channel: _socket.socket) -> None:
+        """From now on the network process can have sockets made in sandboxes' networks. Raises OSError if it is gone."""
+        protocol.send(self.sock, KIND_HOPPER, (channel.fileno(),))
+
+    def close(self) -> None:
+        """Let the network process end; it is dead when this returns, and killed if it takes too long."""
+        self.sock.close()
+        pidfd = os.pidfd_open(self.pid)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(_PATIENCE_MS):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(pidfd)
 
     def gone(self, life: int) -> None:
         """A life is dead. Told later if there is no room now."""

@@ -6,6 +6,7 @@ import _socket
 import struct
 
 from . import dns, pings, recorder
+from .forward import Forward
 from .loop import Loop
 from .records import Records
 
@@ -24,6 +25,7 @@ class Wire:
 
     def __init__(self, loop: Loop, sockets: list[_socket.socket], *, recorded: bool) -> None:
         self.records = Records()
+        self.forwards: dict[int, Forward] = {}
         self._loop = loop
         self._datagrams, self._listener = sockets[:2]
         self._ear = sockets[2] if recorded else None
@@ -34,6 +36,11 @@ class Wire:
         if self._ear is not None:
             ear = self._ear
             loop.add(ear, lambda: self._listen(ear))
+
+    @property
+    def neighbour(self) -> _socket.socket:
+        """A socket in this network."""
+        return self._datagrams
 
     def _listen(self, ear: _socket.socket, most: int = _AT_ONCE) -> None:
         """Note what was heard, up to `most` packets."""
@@ -123,6 +130,8 @@ class Wire:
     def close(self) -> None:
         """Its life is dead: note the rest, and let go of everything. The records stay."""
         self.settle()
+        for forward in self.forwards.values():
+            forward.close()
         for fd in list(self._connections):
             self._drop(fd)
         for sock in (self._datagrams, self._listener, *self._pings):

@@ -1,0 +1,91 @@
+"""Makes sockets in the networks of sandboxes, for the network process, which has no power to.
+
+A process of its own, below the fork server and with its powers over sandboxes. It lives in a network that leads nowhere: an
+ordinary user's process that has entered a sandbox's network could never come back to the host's (setns(2): EPERM), but it can
+come back to one that is its own. It reads nothing but what the network process asks, and connects to nothing.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import fcntl
+import os
+import struct
+
+from .. import protocol, syscalls
+
+__all__ = ["Hopper", "start"]
+
+#: Family, type and protocol of the socket wanted.
+_WANTED = struct.Struct("=III")
+_REFUSED = struct.Struct("=i")
+_SIOCGSKNS = 0x894C  # socket(7) has no word for it: the network name space of a socket, linux/sockios.h
+_PATIENCE = 5.0
+_MADE = b"s"
+
+
+class Hopper:
+    """The network process' end."""
+
+    def __init__(self, sock: _socket.socket) -> None:
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, protocol.timeval(_PATIENCE))
+        self._sock = sock
+
+    def socket(self, neighbour: _socket.socket, family: int, kind: int, number: int = 0) -> _socket.socket:
+        """A new, non-blocking socket in the network that `neighbour` is in. Raises OSError."""
+        protocol.send(self._sock, _WANTED.pack(family, kind, number), (neighbour.fileno(),))
+        data, fds = protocol.receive(self._sock)
+        if data is None:
+            raise OSError(errno.EPIPE, os.strerror(errno.EPIPE))
+        if data != _MADE:
+            code = _REFUSED.unpack(data)[0]
+            raise OSError(code, os.strerror(code))
+        return _socket.socket(fileno=fds[0])
+
+
+def start() -> _socket.socket:
+    """Fork it; the channel to it, at whose end of file it ends."""
+    near, far = protocol.channel()
+    parent = os.getpid()
+    if os.fork() == 0:
+        try:
+            syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
+            if os.getppid() == parent:
+                protocol.close_others({0, 1, 2, far.fileno()})
+                _serve(far)
+        finally:
+            os._exit(0)
+    far.close()
+    return near
+
+
+def _serve(sock: _socket.socket) -> None:
+    syscalls.unshare(syscalls.CLONE_NEWNET)
+    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    while True:
+        data, fds = protocol.receive(sock)
+        if data is None:
+            return
+        try:
+            made = _make(fds[0], home, *_WANTED.unpack(data))
+        except OSError as error:
+            protocol.send(sock, _REFUSED.pack(error.errno or errno.EIO))
+        else:
+            protocol.send(sock, _MADE, (made.fileno(),))
+            made.close()
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+
+def _make(neighbour: int, home: int, family: int, kind: int, number: int) -> _socket.socket:
+    network = fcntl.ioctl(neighbour, _SIOCGSKNS)
+    try:
+        syscalls.setns(network, syscalls.CLONE_NEWNET)
+        try:
+            return _socket.socket(family, kind | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK, number)
+        finally:
+            syscalls.setns(home, syscalls.CLONE_NEWNET)
+    finally:
+        os.close(network)
