@@ -16,6 +16,7 @@ from pytest_airlock.providers.base import (
     Diffs,
     Examines,
     Features,
+    Forwards,
     Networks,
     Provider,
     ProviderSpec,
@@ -95,6 +96,6 @@ def _optional(protocol: type) -> Any:
     return fixture
 
 
-snapshots, resets, retires, diffs, networks, adopts, stores, attaches, examines = map(
-    _optional, (Snapshots, Resets, Retires, Diffs, Networks, Adopts, Stores, Attaches, Examines)
+snapshots, resets, retires, diffs, networks, adopts, stores, attaches, examines, forwards = map(
+    _optional, (Snapshots, Resets, Retires, Diffs, Networks, Adopts, Stores, Attaches, Examines, Forwards)
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pytest_airlock.errors import StaleSandbox, UnsupportedFeature
 from pytest_airlock.models import Network, SandboxInfo
@@ -14,6 +15,7 @@ from pytest_airlock.providers.base import (
     Diffs,
     FileAction,
     FileStat,
+    Forwards,
     Networks,
     Process,
     ResetProof,
@@ -127,6 +129,29 @@ class Handout:
                 "network_attempts", self._provider.name, "it is locked always and records no tries to use the network"
             )
         return self._provider.attempts(self._handle)
+
+    def ports(self) -> tuple[int, ...]:
+        return self._live.plan.spec.ports
+
+    def connect(self, address: tuple[str, int], kind: Literal["tcp", "udp"], timeout: float | None) -> socket.socket:
+        return self._forwards().connect(self._handle, address, kind, timeout=timeout)
+
+    def forward(self, address: tuple[str, int]) -> int:
+        return self._forwards().forward(self._handle, address)
+
+    def end_forward(self, port: int) -> None:
+        # After the hand-back, too: it has ended then.
+        if not self._over:
+            self._forwards().end_forward(self._handle, port)
+
+    def listening(self, port: int) -> bool:
+        return self._forwards().listening(self._handle, port)
+
+    def _forwards(self) -> Forwards:
+        self.check()
+        if not isinstance(self._provider, Forwards):
+            raise UnsupportedFeature("ports", self._provider.name, "it has no way to what listens in its sandboxes")
+        return self._provider
 
     def info(self) -> SandboxInfo:
         self.check()

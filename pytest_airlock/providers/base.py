@@ -73,12 +73,19 @@ Optional protocols, looked up with isinstance:
 37. `Examines.examine()` tells what of this host counts for the provider, in the order in which it is to be read. It answers
     also where `probe` raises, raises nothing for what is missing, and leaves nothing behind. Of a Finding that is not ok,
     `why` says the cause and `fix` what to do, or that nothing can be done.
+38. `Forwards.connect(handle, (host, port), "tcp" | "udp")` is a socket of the calling process, connected to what listens
+    there inside, whatever the network policy; ConnectionRefusedError if nobody does, TimeoutError after `timeout` seconds.
+39. `Forwards.forward(handle, (host, port))` makes a TCP port of this host's 127.0.0.1, which it returns, lead there until
+    `end_forward(handle, port)`, stop, reset or delete; what is connected then sees a reset. No forward there is no error.
+40. `Forwards.listening(handle, port)` tells whether a program inside accepts TCP connections at that port, and is not
+    noticed by it.
 """
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO, Protocol, runtime_checkable
+from typing import IO, Literal, Protocol, runtime_checkable
 
 from pytest_airlock.providers.values import (
     FEATURES,
@@ -122,6 +129,7 @@ __all__ = [
     "FileKind",
     "FileStat",
     "Finding",
+    "Forwards",
     "Handle",
     "MountMode",
     "NetworkMode",
@@ -281,6 +289,18 @@ class Networks(Protocol):
 
     def set_network(self, handle: Handle, rule: NetworkRule) -> None: ...
     def attempts(self, handle: Handle) -> Attempts: ...
+
+
+@runtime_checkable
+class Forwards(Protocol):
+    """Optional: contract 38-40."""
+
+    def connect(
+        self, handle: Handle, address: tuple[str, int], kind: Literal["tcp", "udp"], *, timeout: float | None
+    ) -> socket.socket: ...
+    def forward(self, handle: Handle, address: tuple[str, int]) -> int: ...
+    def end_forward(self, handle: Handle, port: int) -> None: ...
+    def listening(self, handle: Handle, port: int) -> bool: ...
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ from pytest_airlock.sandbox.diff import DEFAULT_IGNORE, ChangedPath, Diff
 from pytest_airlock.sandbox.network import NetworkAttempts, SandboxNetwork
 from pytest_airlock.sandbox.paths import SandboxPath
 from pytest_airlock.sandbox.popen import Popen
+from pytest_airlock.sandbox.ports import Forward
 from pytest_airlock.sandbox.result import CompletedProcess
 from pytest_airlock.sandbox.sandbox import Sandbox, Snapshot
 from pytest_airlock.sandbox.transcript import Transcript, TranscriptEntry, escape
@@ -21,6 +22,7 @@ __all__ = [
     "CompletedProcess",
     "Copied",
     "Diff",
+    "Forward",
     "NetworkAttempts",
     "Popen",
     "Sandbox",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pytest_airlock.models import Network, SandboxInfo
 from pytest_airlock.providers.base import (
@@ -58,6 +59,22 @@ class Backend(Protocol):
         ...
 
     def attempts(self) -> Attempts: ...
+    def ports(self) -> tuple[int, ...]:
+        """Those that the spec names."""
+        ...
+
+    def connect(
+        self, address: tuple[str, int], kind: Literal["tcp", "udp"], timeout: float | None
+    ) -> socket.socket: ...
+    def forward(self, address: tuple[str, int]) -> int:
+        """The port of 127.0.0.1 of this host that leads there from now on."""
+        ...
+
+    def end_forward(self, port: int) -> None: ...
+    def listening(self, port: int) -> bool:
+        """Whether a program inside accepts TCP connections at this port."""
+        ...
+
     def info(self) -> SandboxInfo: ...
     def check(self) -> None:
         """Raise StaleSandbox if this hand-out is over."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from pytest_airlock.sandbox.execution import Execution, incoming, outgoing
 from pytest_airlock.sandbox.network import SandboxNetwork
 from pytest_airlock.sandbox.paths import SandboxPath
 from pytest_airlock.sandbox.popen import Popen
+from pytest_airlock.sandbox.ports import Forward, Kind, Ports, connect, wait_for_port
 from pytest_airlock.sandbox.result import CompletedProcess, Text
 from pytest_airlock.sandbox.tracebacks import told
 from pytest_airlock.sandbox.transcript import Transcript, TranscriptEntry
@@ -110,6 +112,28 @@ class Sandbox:
     @functools.cached_property
     def network(self) -> SandboxNetwork:
         return SandboxNetwork(self._backend)
+
+    @functools.cached_property
+    def ports(self) -> Ports:
+        """Where on this host the ports of the spec (`ports=`) are: `{8080: ("127.0.0.1", 40123)}`."""
+        return Ports(self._backend)
+
+    def connect(
+        self, port: int, *, host: str = "127.0.0.1", kind: Kind = "tcp", timeout: float | None = 10.0
+    ) -> socket.socket:
+        """An ordinary socket, connected to what listens inside at `host` and `port`; the network need not be open.
+
+        Raises ConnectionRefusedError if nobody listens, TimeoutError, UnsupportedFeature if the provider cannot.
+        """
+        return connect(self._backend, port, host=host, kind=kind, timeout=timeout)
+
+    def forward(self, port: int, *, host: str = "127.0.0.1") -> Forward:
+        """Lead a free port of this host's loopback device to a TCP port inside, until it is closed or the sandbox is reset."""
+        return Forward(self._backend, self._backend.forward((host, port)))
+
+    def wait_for_port(self, port: int, timeout: float | None = 10.0) -> None:
+        """Until a program inside listens at this TCP port, without connecting to it. Raises TimeoutError."""
+        wait_for_port(self._backend, port, timeout)
 
     def __repr__(self) -> str:
         return f"<Sandbox {self.name!r}>"
@@ -286,8 +310,9 @@ class Sandbox:
         self._backend.restore(self._id(snapshot))
 
     def reset(self) -> None:
-        """Back to pristine: files, network, environment; every process is dead."""
+        """Back to pristine: files, network, forwards, environment; every process is dead."""
         self._backend.reset()
+        self.ports.forget()
         self._environ.clear()
         self._environ.update(self._backend.environ())
 

@@ -92,7 +92,6 @@ UNENFORCED: list[tuple[dict[str, Any], str]] = [
     ({"network": "open", "profile": "dev"}, "leave network= out"),
     ({"network": ["example.test:443"], "profile": "dev"}, "leave network= out"),
     ({"network": "host", "profile": "trusted"}, "leave network= out"),
-    ({"ports": [8080]}, "leave ports= out"),
 ]
 
 

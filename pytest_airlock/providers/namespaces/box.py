@@ -25,7 +25,8 @@ class Box:
 
     `limits` are the fork server's words for the spec (limits.py); `one_id` is why there is one user id in it, if so: then
     commands run as the spec's user and no other. `base` is the number of the base image, `planned` what its mounts were
-    like when that was planned; `born` is the number of its last life.
+    like when that was planned; `born` is the number of its last life, `forwards`
+    are the ports of the host that lead there.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Box:
         self.visits = 0
         self.nonce = ""
         self.born = 0
+        self.forwards: set[int] = set()
 
     def words(self) -> dict[str, Any]:
         """What the fork server must know to make a life of it."""

@@ -51,6 +51,7 @@ class Engine:
                 os.close(fd)
         self._server = Caller(near, "fork server", self._how_it_ended)
         self._network: Caller | None = None
+        self._hopping = False
         _engines.add(self)
         try:
             self.found: dict[str, Any] = self._introduce()
@@ -81,11 +82,17 @@ class Engine:
         """One request to the fork server. Raises StepFailed for a failed step, ProviderError if it is gone."""
         return self._server.call(op, fds, **request)
 
-    def ask_network(self, op: str, **request: object) -> Any:
+    def begin_hopper(self) -> None:
+        """Have the network process be able to make sockets in sandboxes' networks; once."""
+        if not self._hopping:
+            self.call("hopper")
+            self._hopping = True
+
+    def ask_network(self, op: str, **request: object) -> tuple[Any, list[int]]:
         """One request to the network process, in the same way."""
         if self._network is None:
             raise ProviderError("namespaces", op, "its network process was never started")
-        return self._network.call(op, (), **request)[0]
+        return self._network.call(op, (), **request)
 
     def _how_it_ended(self) -> str:
         return f"(status {self._process.poll()}) {self._log_tail}"

@@ -14,9 +14,7 @@ __all__ = ["enforced", "found", "one_id"]
 
 _NO_FACTS = HostFacts()
 _LOCKED = Absence("this provider locks the network, always", "leave network= out, or choose another provider")
-_NO_PORTS = Absence(
-    "this provider locks the network, always", "leave ports= out, and reach the port by a command that runs inside"
-)
+_NO_PORTS = "leave ports= out, and reach the port by a command that runs inside"
 _ALWAYS = frozenset(
     {
         "network_locked",
@@ -54,20 +52,21 @@ def one_id(report: Mapping[str, Any], host: HostFacts) -> Absence:
     return Absence(error.why, error.hint)
 
 
-def _unrecorded(network: Mapping[str, Any], host: HostFacts) -> dict[str, Absence]:
-    """Why tries to use the network are not recorded, if they are not; it is locked all the same."""
+def _unknown(network: Mapping[str, Any], host: HostFacts) -> dict[str, Absence]:
+    """Why tries to use the network are not recorded and ports cannot be reached, if so; it is locked all the same."""
     if network["recorder"]:
         return {}
     step, number = network["lacking"].get("everywhere") or network["lacking"]["recorder"]
     error = explain(step, number, "", host)
-    return {"network_attempts": Absence(getattr(error, "why", str(error)), error.hint or "")}
+    why = getattr(error, "why", str(error))
+    made = {"network_attempts": Absence(why, error.hint or "")}
+    return made if network["everywhere"] else {**made, "ports": Absence(why, _NO_PORTS)}
 
 
 def found(report: Mapping[str, Any], host: HostFacts = _NO_FACTS) -> Features:
     """Features from the report of a fork server that built its private root."""
     present = set(_ALWAYS)
     absent = dict.fromkeys(("network_allow", "network_open", "network_host"), _LOCKED)
-    absent["ports"] = _NO_PORTS
     absent["outlives"] = Absence("everything of this provider dies with its owner", "what is kept is exported as files")
     if report["ids"] > 1:
         present.add("many_users")
@@ -77,8 +76,8 @@ def found(report: Mapping[str, Any], host: HostFacts = _NO_FACTS) -> Features:
         present.discard("disk")
         error = explain("tmpfs attributes", EOPNOTSUPP, "", host)
         absent["disk"] = Absence(error.why, error.hint)
-    absent |= _unrecorded(report["network"], host)
-    present |= {"network_attempts"} - absent.keys()
+    absent |= _unknown(report["network"], host)
+    present |= {"network_attempts", "ports"} - absent.keys()
     notes = []
     kept = report["groups"]
     if kept:

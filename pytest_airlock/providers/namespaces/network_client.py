@@ -1,28 +1,112 @@
-"""What the network process remembers of one life of a sandbox."""
+"""What the network process (engine/net) does for the provider: tells what was tried, and makes ways in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import _socket
+import errno
+import os
+import socket
+import struct
 from typing import Any, Literal
 
-from pytest_airlock.errors import ProviderError
+from pytest_airlock.errors import ProviderError, SandboxDied
 from pytest_airlock.providers.base import Attempt, Attempts
+from pytest_airlock.providers.namespaces.caller import StepFailed
+from pytest_airlock.providers.namespaces.client import Engine
 
-__all__ = ["read_attempts"]
+__all__ = ["Network"]
 
 _VERDICTS: dict[str, Literal["refused", "allowed"]] = {"refused": "refused", "allowed": "allowed"}
+_KINDS = {"tcp": _socket.SOCK_STREAM, "udp": _socket.SOCK_DGRAM}
+# Constants of sock_diag(7): linux/netlink.h and linux/inet_diag.h.
+_AF_NETLINK, _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 16, 4, 20
+_NLM_F_REQUEST, _NLM_F_DUMP, _NLMSG_ERROR, _NLMSG_DONE = 0x1, 0x300, 2, 3
+_TCP_LISTEN = 10
+_HEADER = struct.Struct("=IHHII")
+_REQUEST = struct.Struct("=BBBBI48s")
 
 
-def read_attempts(ask: Callable[..., Any], life: int) -> Attempts:
-    """Every try until now, a page at a time. `ask` is Engine.ask_network."""
-    made: list[Attempt] = []
+class Network:
+    """The network of one life of a sandbox."""
+
+    def __init__(self, engine: Engine, name: str, life: int) -> None:
+        self._engine, self._name, self._life = engine, name, life
+
+    def attempts(self) -> Attempts:
+        """Every try until now, a page at a time."""
+        made: list[Attempt] = []
+        while True:
+            page = self._ask("attempts", start=len(made))[0]
+            made.extend(map(_attempt, page["tried"]))
+            if len(made) >= page["total"]:
+                return Attempts(made, lost=page["lost"])
+            if not page["tried"]:
+                raise ProviderError("namespaces", "attempts", "its network process forgot what it had told of")
+
+    def connect(self, address: tuple[str, int], kind: Literal["tcp", "udp"], timeout: float | None) -> socket.socket:
+        """Raises as connect(2) does, with the errno that the sandbox's kernel gives."""
+        sock = socket.socket(fileno=self._socket(_family(address[0]), _KINDS[kind]))
+        try:
+            sock.settimeout(timeout)
+            sock.connect(address)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def listening(self, port: int) -> bool:
+        """Asks the kernel for the listening sockets of this name space."""
+        diag = socket.socket(fileno=self._socket(_AF_NETLINK, _socket.SOCK_RAW, _NETLINK_SOCK_DIAG))
+        with diag:
+            diag.setblocking(True)
+            return any(port in _listeners(diag, family) for family in (_socket.AF_INET, _socket.AF_INET6))
+
+    def forward(self, address: tuple[str, int]) -> int:
+        self._begin()
+        port: int = self._ask("forward", address=(*address,))[0]
+        return port
+
+    def end_forward(self, port: int) -> None:
+        self._ask("unforward", port=port)
+
+    def _socket(self, family: int, kind: int, protocol: int = 0) -> int:
+        self._begin()
+        return self._ask("socket", family=family, kind=kind, protocol=protocol)[1][0]
+
+    def _begin(self) -> None:
+        self._engine.begin_hopper()
+
+    def _ask(self, op: str, **request: object) -> tuple[Any, list[int]]:
+        try:
+            return self._engine.ask_network(op, life=self._life, **request)
+        except StepFailed as error:
+            if error.errno == errno.ESRCH:
+                raise SandboxDied(self._name, "it is not running") from None
+            raise ProviderError("namespaces", error.step, os.strerror(error.errno or 0)) from None
+
+
+def _family(host: str) -> int:
+    return _socket.AF_INET6 if ":" in host else _socket.AF_INET
+
+
+def _listeners(diag: socket.socket, family: int) -> set[int]:
+    """Ports at which TCP sockets of that family listen; what is read is the kernel's."""
+    body = _REQUEST.pack(family, _socket.IPPROTO_TCP, 0, 0, 1 << _TCP_LISTEN, bytes(48))
+    head = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 0, 0)
+    diag.send(head + body)
+    found: set[int] = set()
     while True:
-        page = ask("attempts", life=life, start=len(made))
-        made.extend(map(_attempt, page["tried"]))
-        if len(made) >= page["total"]:
-            return Attempts(made, lost=page["lost"])
-        if not page["tried"]:
-            raise ProviderError("namespaces", "attempts", "its network process forgot what it had told of")
+        data, at = diag.recv(65_536), 0
+        while at + _HEADER.size <= len(data):
+            length, kind, *_ = _HEADER.unpack_from(data, at)
+            if kind == _NLMSG_DONE:
+                return found
+            if kind == _NLMSG_ERROR:
+                code = -struct.unpack_from("=i", data, at + _HEADER.size)[0]
+                raise ProviderError("namespaces", "list what listens", os.strerror(code))
+            # struct inet_diag_msg: four bytes, then the source port in network order.
+            found.add(struct.unpack_from(">H", data, at + _HEADER.size + 4)[0])
+            at += max(_HEADER.size, length + 3 & ~3)
 
 
 def _attempt(tried: list[Any]) -> Attempt:

@@ -24,7 +24,6 @@ from pytest_airlock.errors import (
 )
 from pytest_airlock.providers.base import (
     Absence,
-    Attempts,
     Change,
     Command,
     Features,
@@ -32,7 +31,6 @@ from pytest_airlock.providers.base import (
     FileStat,
     Finding,
     Handle,
-    NetworkRule,
     ProviderSpec,
     ResetProof,
     TreeEntry,
@@ -47,7 +45,7 @@ from pytest_airlock.providers.namespaces.engine.protocol import Request
 from pytest_airlock.providers.namespaces.files_client import FileClient
 from pytest_airlock.providers.namespaces.layer_client import export_layers, import_layers
 from pytest_airlock.providers.namespaces.limits import sandbox_limits
-from pytest_airlock.providers.namespaces.network_client import read_attempts
+from pytest_airlock.providers.namespaces.networking import Networking
 from pytest_airlock.providers.namespaces.process import PATIENCE, Life, NamespaceProcess, spawn
 from pytest_airlock.providers.namespaces.visiting import Door, NamespaceVisit, enter, facts
 from pytest_airlock.providers.namespaces.worker import Worker
@@ -57,7 +55,7 @@ __all__ = ["NamespacesProvider"]
 _DIFF_LIMIT = 1_000_000
 
 
-class NamespacesProvider:
+class NamespacesProvider(Networking):
     """Sandboxes from Linux name spaces, without daemon and without root. Thread-safe as contract 16 says."""
 
     name = "namespaces"
@@ -232,6 +230,7 @@ class NamespacesProvider:
 
     def stop(self, handle: Handle, *, grace: float = 5.0) -> None:
         box = self._box(handle)
+        self._end_forwards(handle, box)
         if box.life is not None and box.running:
             try:
                 box.life.call(Request(protocol.TERMINATE, value=int(grace * 1000)), patience=PATIENCE + grace)
@@ -249,6 +248,8 @@ class NamespacesProvider:
             # Nothing of a dead owner's sandbox is left but its control groups.
             cgroups.sweep()
             return
+        if self._engine is not None and self._engine.usable:
+            self._end_forwards(handle, box)
         box.end()
         if self._engine is not None and self._engine.pid == os.getpid():
             self._call("delete", id=box.number)
@@ -291,24 +292,6 @@ class NamespacesProvider:
     def visited(self, handle: Handle) -> bool:
         box = self._box(handle)
         return box.visits != self._door.visits() and bool(self._call("visited", id=box.number)[0])
-
-    # ------------------------------------------------------------------ network
-
-    def set_network(self, handle: Handle, rule: NetworkRule) -> None:
-        """Contract 25: a sandbox is locked, and so it stays."""
-        if rule.mode != "locked":
-            feature = f"network_{rule.mode}"
-            absence = self.probe().absent[feature]
-            raise UnsupportedFeature(feature, self.name, absence.why, hint=absence.fix)
-        self._box(handle)
-
-    def attempts(self, handle: Handle) -> Attempts:
-        """Contract 26. Of the last life, if it runs no more."""
-        box = self._box(handle)
-        absence = self.probe().absent.get("network_attempts")
-        if absence is not None:
-            raise UnsupportedFeature("network_attempts", self.name, absence.why, hint=absence.fix)
-        return read_attempts(self._start_engine().ask_network, box.born)
 
     # ------------------------------------------------------------------ files
 
@@ -400,6 +383,7 @@ class NamespacesProvider:
 
     def retire(self, handle: Handle) -> None:
         box = self._box(handle)
+        self._end_forwards(handle, box)
         if box.life is not None:
             box.life.begin_to_die()
 
@@ -408,6 +392,7 @@ class NamespacesProvider:
         box = self._box(handle)
         layers = box.kept(snapshot)
         old = box.nonce
+        self._end_forwards(handle, box)
         box.end()
         if box.shares:
             # Whoever still ran could move what is to be masked while it is looked for.
