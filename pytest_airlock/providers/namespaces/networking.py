@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Literal
 
-from pytest_airlock.errors import UnsupportedFeature
+from pytest_airlock.errors import SandboxDied, UnsupportedFeature
 from pytest_airlock.providers.base import Attempts, Features, Handle, NetworkRule
 from pytest_airlock.providers.namespaces.box import Box
 from pytest_airlock.providers.namespaces.client import Engine
@@ -18,11 +18,9 @@ class Networking:
     """Mixed into the provider, which has the rest."""
 
     name: str
+    _engine: Engine | None
 
     def probe(self) -> Features:
-        raise NotImplementedError
-
-    def _start_engine(self) -> Engine:
         raise NotImplementedError
 
     def _box(self, handle: Handle) -> Box:
@@ -50,21 +48,33 @@ class Networking:
         return port
 
     def end_forward(self, handle: Handle, port: int) -> None:
-        self._network(handle, "ports").end_forward(port)
-        self._box(handle).forwards.discard(port)
+        box = self._box(handle)
+        if port in box.forwards:
+            box.forwards.discard(port)
+            self._of(handle, box).end_forward(port)
 
     def _end_forwards(self, handle: Handle, box: Box) -> None:
         """Before its life ends, so that nobody takes that for an end of what was sent."""
         while box.forwards:
-            Network(self._start_engine(), handle.name, box.born).end_forward(box.forwards.pop())
+            self._of(handle, box).end_forward(box.forwards.pop())
 
     def listening(self, handle: Handle, port: int) -> bool:
         return self._network(handle, "ports").listening(port)
 
     def _network(self, handle: Handle, feature: str = "network_attempts") -> Network:
-        """Of its last life, if it runs no more."""
+        """Of its last life, if it runs no more; a way in needs one that runs, and may change it."""
         box = self._box(handle)
         absence = self.probe().absent.get(feature)
         if absence is not None:
             raise UnsupportedFeature(feature, self.name, absence.why, hint=absence.fix)
-        return Network(self._start_engine(), handle.name, box.born)
+        if feature == "ports":
+            if not box.running:
+                raise SandboxDied(handle.name, "it is not running")
+            box.living()
+        return self._of(handle, box)
+
+    def _of(self, handle: Handle, box: Box) -> Network:
+        # Never a new engine: what it knows of this life went with the old one.
+        if self._engine is None:
+            raise SandboxDied(handle.name, "its fork server is gone")
+        return Network(self._engine, handle.name, box.born)

@@ -248,7 +248,7 @@ class NamespacesProvider(Networking):
             # Nothing of a dead owner's sandbox is left but its control groups.
             cgroups.sweep()
             return
-        if self._engine is not None and self._engine.usable:
+        if self._engine is not None and self._engine.usable and box.running:
             self._end_forwards(handle, box)
         box.end()
         if self._engine is not None and self._engine.pid == os.getpid():

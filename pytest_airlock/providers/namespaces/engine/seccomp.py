@@ -17,7 +17,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from .bpf import AND, IF_ANY_BIT, IF_AT_LEAST, IF_EQUAL, JUMP, LOAD, RETURN, Code, Op, assemble
 from .syscall_table import NUMBERS
 
-__all__ = ["ABSENT", "ALLOWED", "CHECKED", "FORBIDDEN", "NEEDLESS", "NESTING", "OWNERSHIP", "UnknownMachine", "build"]
+__all__ = [
+    "ABSENT",
+    "ALLOWED",
+    "CHECKED",
+    "FORBIDDEN",
+    "NEEDLESS",
+    "NESTING",
+    "OWNERSHIP",
+    "UnknownMachine",
+    "build",
+    "only",
+]
 
 # ---------------------------------------------------------------- the policy
 
@@ -287,9 +298,26 @@ def build(
     A call of another architecture (i386, arm, x32) kills the process, as libseccomp does by default: its number means
     another call, and no program of this machine makes one by accident. Number -1 is a call that a tracer skipped.
     """
+    machine = _known(machine)
+    return _program(machine, _decisions(machine, nesting, single_user, pin_cpus), _CHECKS)
+
+
+def only(names: str, machine: str = os.uname().machine) -> bytes:
+    """The filter of a helper of our own: it needs these calls, and every other known one is EPERM. Raises UnknownMachine."""
+    machine = _known(machine)
+    numbers = NUMBERS[machine]
+    allowed = {numbers[name]: "allow" for name in names.split() if name in numbers}
+    return _program(machine, {**dict.fromkeys(numbers.values(), "EPERM"), **allowed}, ())
+
+
+def _known(machine: str) -> str:
     machine = {"arm64": "aarch64", "amd64": "x86_64"}.get(machine, machine)
     if machine not in NUMBERS:
         raise UnknownMachine(f"no system-call filter for {machine!r}: known are {', '.join(NUMBERS)}")
+    return machine
+
+
+def _program(machine: str, decisions: Mapping[int, str], checks: Code) -> bytes:
     # Number and architecture are loaded at offsets 0 and 4 of struct seccomp_data. The kernel proves in advance which
     # numbers are allowed whatever the arguments, and then runs no filter for them; it follows exactly these opcodes.
     entry: list[str | Op] = [
@@ -308,5 +336,4 @@ def build(
     outcomes: list[str | Op] = []
     for label, value in _OUTCOMES.items():
         outcomes += [label, Op(RETURN, value)]
-    runs = _runs(_decisions(machine, nesting, single_user, pin_cpus))
-    return assemble([*entry, "search", *_search(runs), *_CHECKS, *outcomes])
+    return assemble([*entry, "search", *_search(_runs(decisions)), *checks, *outcomes])

@@ -7,6 +7,7 @@
     process.py   the one process that holds these sockets of all sandboxes, outside of any
     records.py   what it remembers
     hopper.py    the process that makes sockets in those networks for it
+    calls.py     the system calls that the network process may make
     forward.py   a port of the host that leads inside; relay.py carries the bytes
     netlink.py   messages to the kernel
 

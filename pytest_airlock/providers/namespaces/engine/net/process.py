@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import landlock, protocol, syscalls
+from . import calls
 from .forward import Forward
 from .hopper import Hopper
 from .loop import Loop
@@ -183,3 +184,4 @@ def _give_up_powers(parent: int) -> None:
         value = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)
         resource.setrlimit(limit, (value, value))
     landlock.confine(landlock.version(), ())
+    calls.confine()
