@@ -82,7 +82,7 @@ def test_attack_works_without_what_stops_it(
 
 
 def texts(engine: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in engine.glob("*.py")}
+    return {path.name: path.read_text() for path in engine.rglob("*.py")}
 
 
 def test_the_product_cannot_be_weakened_and_each_weakening_finds_its_place(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import seccomp, syscalls
 
-__all__ = ["confine"]
+__all__ = ["allow_no_other"]
 
 #: It opens no file, starts no program, and makes IPv4 sockets only to listen on the host's loopback device.
 _CALLS = """
@@ -15,6 +15,6 @@ _CALLS = """
     clock_gettime gettimeofday getrandom prlimit64 getrlimit exit exit_group restart_syscall"""
 
 
-def confine() -> None:
+def allow_no_other() -> None:
     """For good; needs no_new_privs. Raises StepError, UnknownMachine."""
     syscalls.seccomp(seccomp.only(_CALLS))

@@ -6,6 +6,7 @@ import _socket
 import _thread
 import os
 import select
+import sys
 from _queue import Empty, SimpleQueue
 from collections.abc import Callable, Sequence
 
@@ -94,8 +95,16 @@ class Loop:
             over.release()
 
     def turn(self) -> None:
-        """Wait, and call whoever is ready."""
+        """Wait, and call whoever is ready. What fails is told in the log and not called again: it is the matter of one
+        sandbox, and must not be that of all.
+        """
         for fd, _ in self._epoll.poll():
             call = self._calls.get(fd)  # an earlier one may have removed it
-            if call is not None:
+            if call is None:
+                continue
+            try:
                 call()
+            except Exception:  # noqa: BLE001 - as said above
+                sys.excepthook(*sys.exc_info())
+                if fd in self._calls:
+                    self._listen(fd, 0)

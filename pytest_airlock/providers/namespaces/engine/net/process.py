@@ -184,4 +184,4 @@ def _give_up_powers(parent: int) -> None:
         value = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)
         resource.setrlimit(limit, (value, value))
     landlock.confine(landlock.version(), ())
-    calls.confine()
+    calls.allow_no_other()

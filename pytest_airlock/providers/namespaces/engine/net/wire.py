@@ -47,8 +47,8 @@ class Wire:
         for _ in range(most):
             try:
                 packet = ear.recv(recorder.KEPT)
-            except BlockingIOError:
-                return
+            except OSError:
+                return  # nothing more, or the device is down, which is told once
             self._hear(packet)
             if self.records.full:
                 # The kernel counts on, which costs nothing.
