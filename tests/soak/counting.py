@@ -19,24 +19,27 @@ _SERVER = "from engine.server import main"
 
 
 class Counts(NamedTuple):
-    """Of the test process, its fork server and its sandboxes; memory in KiB, the anonymous pages of each."""
+    """Of the test process, its fork server, the network process and the sandboxes; memory in KiB, the anonymous pages of each."""
 
     processes: int
     mounts: int
     client_fds: int
     server_fds: int
+    network_fds: int
     threads: int
     id_ranges: int
     cgroups: int
     files: int
     client_kib: int
     server_kib: int
+    network_kib: int
 
 
 def count(directories: tuple[Path, ...]) -> Counts:
     """Of this process. What is being cleared away this very moment does not count: it is read until it stays the same."""
     me = os.getpid()
     (server,) = [pid for pid in children(me) if _SERVER in command_of(pid)]
+    network = network_process(server)
     before: tuple[int, ...] = ()
     for _ in range(500):
         now = (
@@ -44,6 +47,7 @@ def count(directories: tuple[Path, ...]) -> Counts:
             len(Path(f"/proc/{server}/mountinfo").read_text().splitlines()),
             _fds(me),
             _fds(server),
+            _fds(network),
             len(os.listdir(f"/proc/{me}/task")),
             _id_ranges(server),
             sum(f"-{server}-" in group for group in _cgroups()),
@@ -53,7 +57,17 @@ def count(directories: tuple[Path, ...]) -> Counts:
             break
         before = now
         time.sleep(0.02)
-    return Counts(*now, anonymous_kib(me), anonymous_kib(server))
+    return Counts(*now, anonymous_kib(me), anonymous_kib(server), anonymous_kib(network))
+
+
+def network_process(server: int) -> int:
+    """The child of a fork server that waits by epoll(7)."""
+    (found,) = [pid for pid in children(server) if not inside(pid) and "anon_inode:[eventpoll]" in _open(pid)]
+    return found
+
+
+def _open(pid: int) -> set[str]:
+    return {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()}
 
 
 def children(pid: int) -> list[int]:

@@ -47,7 +47,8 @@ def main() -> int:
     first, last = settled(samples)[0][1], samples[-1][1]
     print(
         f"resets: {options.resets:,} in {seconds:.0f} s; test process {first.client_kib:,} to {last.client_kib:,} KiB, "
-        f"fork server {first.server_kib:,} to {last.server_kib:,} KiB; {len(faults)} left over or grown"
+        f"fork server {first.server_kib:,} to {last.server_kib:,} KiB, network process {first.network_kib:,} to {last.network_kib:,} KiB; "
+        f"{len(faults)} left over or grown"
     )
     for fault in faults:
         print(f"  {fault}", file=sys.stderr)
@@ -67,7 +68,9 @@ def soak(resets: int, state: Path, directories: tuple[Path, ...]) -> list[tuple[
                     raise SystemExit(f"reset {number} left the dirt of another")
                 box.shell(MESS, check=True)
             elif number % 10 == 0:
-                box.run(["true"], check=True)
+                box.run(["getent", "hosts", "soak.example.org"])
+                if len(box.network.attempts) != 2:
+                    raise SystemExit(f"after reset {number}: {box.network.attempts!r}")
             if number % max(1, resets // SAMPLES) == 0:
                 samples.append((number, count(directories)))
             session.release(box)
@@ -121,6 +124,7 @@ def picture(samples: list[tuple[int, Counts]], resets: int) -> str:
     lines = [
         Line("test process", xs, [counts.client_kib / 1024 for _, counts in samples]),
         Line("fork server", xs, [counts.server_kib / 1024 for _, counts in samples]),
+        Line("network process", xs, [counts.network_kib / 1024 for _, counts in samples]),
     ]
     return plot(f"Memory of the two processes over {resets:,} resets", "resets", "MiB", lines)
 

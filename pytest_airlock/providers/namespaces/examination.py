@@ -28,6 +28,7 @@ def findings(report: Report | None, host: HostFacts) -> Sequence[Finding]:
             _groups(report, host),
             _image_files(report),
             _cgroups(report["cgroups"], host),
+            _network(report["network"]),
         ]
     told.append(_landlock(syscalls.landlock_version()))
     return told if report is None else [*told, *_caveats(report)]
@@ -99,6 +100,17 @@ def _cgroups(means: Mapping[str, Mapping[str, Any]], host: HostFacts) -> Finding
     # The others are held by other means; without this one there is no cap on memory at all.
     missing = means["memory"] if "memory" not in usable else next(mean for mean in means.values() if not mean["usable"])
     return Finding("cgroups", what, False, missing["why"], missing["fix"] or _NOTHING)
+
+
+def _network(means: Report) -> Finding:
+    if means["recorder"]:
+        return Finding(
+            "network", f"locked, and every try is recorded{'' if means['v6'] else '; there is no IPv6 inside'}", True
+        )
+    why = "; ".join(f"{step} failed with {os.strerror(number)}" for step, number in means["lacking"].values())
+    return Finding(
+        "network", "locked, but what is tried is not known", False, why, "told with the feature network_attempts"
+    )
 
 
 def _landlock(version: int) -> Finding:

@@ -22,6 +22,7 @@ ROOT = {
     "groups": [],
     "cgroups": GROUPS,
     "contained": False,
+    "network": {"everywhere": True, "v6": True, "recorder": True, "lacking": {}},
 }
 RANGE = {**ROOT, "privileged": False, "idmap": False, "idmap_host": False}
 SINGLE = {**RANGE, "ids": 1, "groups": ["docker"], "lacking": ["newuidmap", errno.ENOENT]}
@@ -127,3 +128,18 @@ def test_whatever_is_not_ok_has_a_reason_and_a_fix(report):
     host = HostFacts(proc_masked=True, sysctl={"kernel.apparmor_restrict_unprivileged_userns": "1"})
     assert [finding for finding in findings(report, host) if finding.ok is False and not finding.why] == []
     assert [finding for finding in findings(report, host) if finding.ok is False and not finding.fix] == []
+
+
+@pytest.mark.parametrize(
+    ("means", "ok", "word"),
+    [
+        ({}, True, "every try is recorded"),
+        ({"v6": False, "lacking": {"v6": ["network IPv6 route", errno.EACCES]}}, True, "no IPv6"),
+        ({"recorder": False, "lacking": {"recorder": ["network sockets", errno.EPERM]}}, False, "not known"),
+    ],
+)
+def test_what_is_known_of_the_network_is_told(means, ok, word):
+    network = told({**ROOT, "network": {**ROOT["network"], **means}})["network"]
+    assert network.ok is ok
+    assert word in network.what
+    assert ok or "network sockets failed with Operation not permitted" in network.why
