@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import network
 import sandboxes
 import scale
 import suites
@@ -43,6 +44,8 @@ of the reference *in the same round*; the spread is the 10th to the 90th percent
 - *snapshot* is taken with so much changed since the last; *diff* finds {diff_files:,} new files, its time is for each of them.
 - *idle sandbox, its own* is what only its PID 1 holds (private pages in smaps_rollup); *the kernel's* the growth of slab, page tables, stacks, per-cpu and shared memory
   of the whole machine from one sandbox to the next (median over batches of {batch}): other work disturbs it.
+- *connect()*, *forward* and *loopback* reach the same server, inside and outside; a byte of it, then {megabytes} MB, of which the time is for each. *refused connect inside* is one of
+  {tries:,} from a Python loop, each of which is in the record; *attempts* reads that record.
 - *plugin unused* is a whole `python -m pytest` of one empty test with the plugin installed, *plugin blocked* the same with `-p no:airlock`.
 - *all dead after SIGKILL*: pytest with five busy sandboxes is killed; the time until the last process below it has ended, by pidfd.
 
@@ -156,5 +159,11 @@ def _method(results: Results) -> str:
     options = " ".join(BWRAP_OPTIONS)
     files = sandboxes.DIFF_FILES
     return METHOD.format(
-        rounds=results.rounds, warmups=results.warmups, bwrap_options=options, diff_files=files, batch=scale.BATCH
+        rounds=results.rounds,
+        warmups=results.warmups,
+        bwrap_options=options,
+        diff_files=files,
+        batch=scale.BATCH,
+        megabytes=network.MEGABYTES,
+        tries=network.TRIES,
     )

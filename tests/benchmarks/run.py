@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import charts
+import network
 import resets
 import sandboxes
 import scale
@@ -63,6 +64,7 @@ def measure(options: argparse.Namespace) -> Results:
         groups = [
             *found.groups,
             *sandboxes.groups(enter(session()), enter(session(spares=False))),
+            *enter(network.groups(enter(session()))),
             *enter(suites.unused()),
             *enter(suites.thousand(every=20)),
             enter(suites.killed(every=5)),

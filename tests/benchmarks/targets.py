@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import network
 import resets
 import sandboxes
 import scale
@@ -86,6 +87,7 @@ TARGETS = (
         Target(f"1,000 tests, one run each, `-n {workers}`", median(suites.THOUSAND.format(workers)), 5, 3, "s")
         for workers in (0, 2)
     ),
+    Target("`connect()` and one byte", median(network.CONNECT_BYTE, MILLI), 0.2, None, "ms"),
     Target("plugin installed, unused", difference(suites.UNUSED, suites.BLOCKED, MILLI), 10, 3, "ms"),
     Target("all dead after SIGKILL of pytest", median(suites.KILLED, MILLI), 50, 10, "ms"),
     Target("left over after resets", median(resets.LEFT), 0, None, "things"),
