@@ -55,7 +55,8 @@ def test_memory_is_there_only_with_a_control_group():
 
 
 def test_ports_that_nothing_can_reach_are_left_out():
-    assert "leave ports= out" in features.found(report()).absent["ports"].fix
+    assert "leave ports= out" in features.found(report(network=NOTHING)).absent["ports"].fix
+    assert "ports" in features.found(report(network=DEAF))
 
 
 def test_one_id_means_no_many_users_and_says_what_to_install():

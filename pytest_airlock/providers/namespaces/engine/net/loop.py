@@ -15,7 +15,6 @@ __all__ = ["Loop"]
 # To close what hears packets waits some 10 ms until all processors have noticed (synchronize_net of the kernel); many threads
 # that wait at once wait no longer than one. In the end there is one for each.
 _CLOSERS, _CLOSERS_IN_THE_END = 4, 128
-_STACK = 256 << 10  # bytes
 
 
 class Loop:
@@ -27,7 +26,6 @@ class Loop:
         self._events: dict[int, int] = {}
         self._closing: SimpleQueue[int] = SimpleQueue()
         self._closers = 0
-        _thread.stack_size(_STACK)
 
     def add(self, sock: _socket.socket, call: Callable[[], None]) -> None:
         self.watch(sock.fileno(), call)

@@ -9,6 +9,7 @@ with it, and every kernel refuses by itself what it would have answered.
 from __future__ import annotations
 
 import _socket
+import _thread
 import errno
 import os
 import resource
@@ -31,6 +32,7 @@ _NOBODY = 65_534
 _MEMORY = 512 << 20
 _LOG = 1 << 20
 _PATIENCE = 10  # seconds for the end
+_STACK = 256 << 10  # bytes of each thread, which does nothing but close
 #: Of dead lives: how many are remembered, and what was tried in all of them.
 _PAST, _PAST_RECORDS = 64, 100_000
 
@@ -153,6 +155,7 @@ class NetworkProcess:
 def run(control: int, registry: _socket.socket, owner: int, parent: int) -> None:
     """What the process does: until the client or the fork server, `parent`, is gone."""
     _give_up_powers(parent)
+    _thread.stack_size(_STACK)
     NetworkProcess(_socket.socket(fileno=control), registry, owner).serve()
 
 
