@@ -82,6 +82,9 @@ class Network:
         except StepFailed as error:
             if error.errno == errno.ESRCH:
                 raise SandboxDied(self._name, "it is not running") from None
+            if error.errno == errno.ENODATA:
+                why = "nothing is known of this sandbox: it was never started, is long dead, or no descriptor was left for its network"
+                raise ProviderError("namespaces", "tell what was tried", why) from None
             raise ProviderError("namespaces", error.step, os.strerror(error.errno or 0)) from None
 
 

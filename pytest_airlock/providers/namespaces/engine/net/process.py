@@ -70,6 +70,9 @@ class NetworkProcess:
                 data, fds = protocol.receive(self._registry)
             except BlockingIOError:
                 return
+            except OSError:
+                # No descriptor is left for its sockets: it goes without a resolver, and who asks is told that nothing is known.
+                continue
             if data is None:
                 self._stop()
                 return
@@ -91,7 +94,13 @@ class NetworkProcess:
             del self._past[next(iter(self._past))]
 
     def _answer(self) -> None:
-        request, fds = protocol.receive_json(self._control)
+        try:
+            request, fds = protocol.receive_json(self._control)
+        except OSError as error:
+            protocol.send_json(
+                self._control, {"error": ["network receive", error.errno or 0, ""], "number": protocol.ANY}
+            )
+            return
         for fd in fds:
             os.close(fd)
         if request is None:
@@ -104,6 +113,8 @@ class NetworkProcess:
             answer: dict[str, Any] = {"ok": getattr(self, f"op_{request['op']}")(request)}
         except OSError as error:
             answer = {"error": [f"network {request['op']}", error.errno or 0, ""]}
+        except Exception as error:  # noqa: BLE001 - all sandboxes would go without: whoever asked is told
+            answer = {"error": [f"network {request['op']}: {type(error).__name__}: {error}"[:500], 0, ""]}
         else:
             if isinstance(answer["ok"], _socket.socket):
                 made, answer["ok"] = answer["ok"], None
@@ -143,12 +154,17 @@ class NetworkProcess:
         return lambda family, kind, number: hopper.socket(neighbour, family, kind, number)
 
     def op_attempts(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Some of what was tried in a life, from the `start`-th on; `total` is how many are kept in all."""
+        """Some of what was tried in a life, from the `start`-th on; `total` is how many are kept in all.
+
+        OSError(ENODATA) for a life that was never told of, or is forgotten: that is not the same as none.
+        """
         life = request["life"]
         wire = self._wires.get(life)
         if wire is not None:
             wire.settle()
-        records = wire.records if wire is not None else self._past.get(life, Records())
+        records = wire.records if wire is not None else self._past.get(life)
+        if records is None:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         return {"tried": records.page(request["start"]), "total": len(records), "lost": records.lost}
 
 
