@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_airlock.conformance.machine import Machine
-from pytest_airlock.providers.base import NetworkRule
+from pytest_airlock.providers.base import NetworkRule, Snapshots
 
 NAME = "conformance.example.org"
 CONNECT = """
@@ -109,5 +109,10 @@ def test_c26_attempts_are_all_there_in_order_until_a_start(box: Machine, network
     assert hosts == ["one.example.org", "two.example.org"]
     assert {attempt.verdict for attempt in found} == {"refused"}
     assert [attempt.time for attempt in found] == sorted(attempt.time for attempt in found)
+    assert box.run("true").returncode == 0
+    box.write("/opt/f", b"1")
+    if isinstance(box.provider, Snapshots):
+        box.provider.snapshot(box.handle)
+        assert list(networks.attempts(box.handle)) == list(found)
     box.restart()
     assert list(networks.attempts(box.handle)) == []

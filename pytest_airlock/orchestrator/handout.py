@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pytest_airlock.errors import StaleSandbox, UnsupportedFeature
 from pytest_airlock.models import Network, SandboxInfo
 from pytest_airlock.providers.base import (
+    Attempt,
     Attempts,
     Change,
     Command,
@@ -42,6 +43,8 @@ class Handout:
         self._handle = live.handle
         self._environ: Mapping[str, str] | None = None
         self._over = False
+        self._earlier: list[Attempt] = []
+        self._lost = 0
 
     def end(self) -> None:
         """From now on every call raises StaleSandbox."""
@@ -108,14 +111,18 @@ class Handout:
 
     def snapshot(self, *, stop: bool = False) -> str:
         self.check()
+        if stop:
+            self._remember()
         return self._manager.snapshot(self.name, stop=stop)
 
     def restore(self, snapshot: str) -> None:
         self.check()
+        self._remember()
         self._manager.restore(self.name, snapshot)
 
     def reset(self) -> ResetProof | None:
         self.check()
+        self._remember()
         return self._manager.reset(self.name)
 
     def set_network(self, network: Network) -> None:
@@ -129,6 +136,18 @@ class Handout:
                 "network_attempts", self._provider.name, "it is locked always and records no tries to use the network"
             )
         return self._provider.attempts(self._handle)
+
+    def all_attempts(self) -> Attempts:
+        """Of the lives before, too, where the spec says that tries are no matter of indifference."""
+        found = self.attempts()
+        return Attempts((*self._earlier, *found), lost=self._lost + found.lost)
+
+    def _remember(self) -> None:
+        """A life ends, and what is known of it: what must not happen must not be forgotten."""
+        if self._live.plan.spec.network_attempts in ("warn", "forbid"):
+            found = self.attempts()
+            self._earlier += found
+            self._lost += found.lost
 
     def ports(self) -> tuple[int, ...]:
         return self._live.plan.spec.ports

@@ -31,7 +31,7 @@ def enforce(sandbox: Sandbox, policy: str) -> None:
     __tracebackhide__ = True
     if policy == "ignore":
         return
-    found = sandbox.network.attempts.refused
+    found = sandbox.network.refused_in_all()
     if not found:
         return
     text = f"sandbox {sandbox.name!r} tried to use the network, and network_attempts is {policy!r}\n{found}"

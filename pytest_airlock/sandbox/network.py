@@ -77,6 +77,11 @@ class SandboxNetwork:
         found = self._backend.attempts()
         return NetworkAttempts(found, lost=found.lost)
 
+    def refused_in_all(self) -> NetworkAttempts:
+        """What no policy allowed since the sandbox was handed out, resets between included; for `network_attempts=` only."""
+        found = self._backend.all_attempts()
+        return NetworkAttempts(found, lost=found.lost).refused
+
     def lock(self) -> None:
         """Nothing inside reaches a network, DNS included; open connections end."""
         self._backend.set_network(Network(mode="locked"))

@@ -303,11 +303,15 @@ class Sandbox:
 
     def snapshot(self, *, stop: bool = False) -> Snapshot:
         """Keep the files. Processes are no part of it: SandboxBusy if any run, unless stop=True has them killed."""
-        return Snapshot(self._backend, self._backend.snapshot(stop=stop))
+        made = Snapshot(self._backend, self._backend.snapshot(stop=stop))
+        if stop:
+            self.ports.forget()
+        return made
 
     def restore(self, snapshot: Snapshot | str) -> None:
         """Make the files those of the snapshot; every process ends."""
         self._backend.restore(self._id(snapshot))
+        self.ports.forget()
 
     def reset(self) -> None:
         """Back to pristine: files, network, forwards, environment; every process is dead."""

@@ -37,6 +37,19 @@ def test_forbidden_it_fails_the_test_and_says_what_was_tried(tests: pytest.Pytes
     result.stdout.fnmatch_lines(["*tried to use the network*'forbid'*", "*dns*A telemetry.example.org refused*"])
 
 
+@pytest.mark.parametrize(
+    "later", ["box.reset()", "box.restore(box.snapshot())", "box.snapshot(stop=True)"], ids=["reset", "restore", "stop"]
+)
+def test_what_was_tried_before_a_new_life_counts(tests: pytest.Pytester, later: str) -> None:
+    tests.makepyfile(f"""
+        def test_x(airlock_sandbox):
+            box = airlock_sandbox
+            box.run(["getent", "hosts", "telemetry.example.org"])
+            {later}
+    """)
+    tests.runpytest("-o", "airlock_network_attempts=forbid").assert_outcomes(failed=1)
+
+
 def test_warned_of_it_passes(tests: pytest.Pytester) -> None:
     result = tests.runpytest("-o", "airlock_network_attempts=warn", "-W", "always")
     result.assert_outcomes(passed=2, warnings=1)

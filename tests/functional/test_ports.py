@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import socket
 import threading
 import urllib.request
@@ -91,6 +93,42 @@ def test_after_a_reset_all_is_new(box: Sandbox) -> None:
         socket.create_connection(old, 60)
     serve(box)
     assert get(box.ports[8080]) == b"airlock\n"
+
+
+@pytest.mark.parametrize("later", ["restore", "stop"])
+def test_after_another_life_the_ports_lead_into_it(box: Sandbox, later: str) -> None:
+    kept = box.snapshot()
+    serve(box)
+    old = box.ports[8080]
+    if later == "restore":
+        box.restore(kept)
+    else:
+        box.snapshot(stop=True)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(old, 60)
+    serve(box)
+    assert get(box.ports[8080]) == b"airlock\n"
+
+
+@pytest.mark.parametrize("call", ["connect", "forward"])
+def test_only_addresses_and_ports(box: Sandbox, call: str) -> None:
+    for port, host in ((8080, "no.example.org"), (0, "127.0.0.1"), (70_000, "127.0.0.1")):
+        with pytest.raises(ValueError):
+            getattr(box, call)(port, host=host)
+    with pytest.raises(ConnectionRefusedError):
+        box.connect(8080, host="localhost")
+
+
+def test_a_sandbox_dies_though_its_network_process_is_gone(box: Sandbox) -> None:
+    box.forward(8080)
+    provider = box._backend._provider  # type: ignore[attr-defined]
+    handle = box._backend._handle  # type: ignore[attr-defined]
+    pidfd = os.pidfd_open(provider._engine.found["network_process"])
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    assert select.select([pidfd], [], [], 60)[0]
+    os.close(pidfd)
+    provider.delete(handle)
+    assert not provider.is_running(handle)
 
 
 def test_over_is_over(box: Sandbox) -> None:

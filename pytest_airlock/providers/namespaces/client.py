@@ -88,6 +88,10 @@ class Engine:
             self.call("hopper")
             self._hopping = True
 
+    def forget_hopper(self) -> None:
+        """It did not answer: the next who needs it begins another."""
+        self._hopping = False
+
     def ask_network(self, op: str, **request: object) -> tuple[Any, list[int]]:
         """One request to the network process, in the same way."""
         if self._network is None:

@@ -80,6 +80,8 @@ class Network:
         try:
             return self._engine.ask_network(op, life=self._life, **request)
         except StepFailed as error:
+            if error.errno == errno.ENOTCONN:
+                self._engine.forget_hopper()
             if error.errno == errno.ESRCH:
                 raise SandboxDied(self._name, "it is not running") from None
             if error.errno == errno.ENODATA:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from typing import Literal
 
-from pytest_airlock.errors import SandboxDied, UnsupportedFeature
+from pytest_airlock.errors import ProviderError, SandboxDied, UnsupportedFeature
 from pytest_airlock.providers.base import Attempts, Features, Handle, NetworkRule
 from pytest_airlock.providers.namespaces.box import Box
 from pytest_airlock.providers.namespaces.client import Engine
@@ -35,15 +36,23 @@ class Networking:
         self._box(handle)
 
     def attempts(self, handle: Handle) -> Attempts:
-        return self._network(handle).attempts()
+        self._network(handle)
+        return self._tried(handle, self._box(handle))
+
+    def _tried(self, handle: Handle, box: Box) -> Attempts:
+        """Since start or reset; a snapshot in between is no new beginning."""
+        if "network_attempts" not in self.probe():
+            return box.tried
+        found = self._of(handle, box).attempts()
+        return Attempts((*box.tried, *found), lost=box.tried.lost + found.lost) if box.tried else found
 
     def connect(
         self, handle: Handle, address: tuple[str, int], kind: Literal["tcp", "udp"], *, timeout: float | None
     ) -> socket.socket:
-        return self._network(handle, "ports").connect(address, kind, timeout)
+        return self._network(handle, "ports").connect(_numeric(address), kind, timeout)
 
     def forward(self, handle: Handle, address: tuple[str, int]) -> int:
-        port = self._network(handle, "ports").forward(address)
+        port = self._network(handle, "ports").forward(_numeric(address))
         self._box(handle).forwards.add(port)
         return port
 
@@ -56,7 +65,11 @@ class Networking:
     def _end_forwards(self, handle: Handle, box: Box) -> None:
         """Before its life ends, so that nobody takes that for an end of what was sent."""
         while box.forwards:
-            self._of(handle, box).end_forward(box.forwards.pop())
+            try:
+                self._of(handle, box).end_forward(box.forwards.pop())
+            except ProviderError:
+                # The network process is gone or stuck, and leads nowhere any more; the sandbox must die all the same.
+                box.forwards.clear()
 
     def listening(self, handle: Handle, port: int) -> bool:
         return self._network(handle, "ports").listening(port)
@@ -78,3 +91,13 @@ class Networking:
         if self._engine is None:
             raise SandboxDied(handle.name, "its fork server is gone")
         return Network(self._engine, handle.name, box.born)
+
+
+def _numeric(address: tuple[str, int]) -> tuple[str, int]:
+    """No name is looked up for it: neither the host's resolver nor the sandbox's is to be trusted with that."""
+    host, port = address
+    if host == "localhost":
+        host = "127.0.0.1"
+    if not 0 < port < 65_536:
+        raise ValueError(f"{port} is no port: they are 1 to 65535")
+    return str(ipaddress.ip_address(host)), port

@@ -24,6 +24,7 @@ from pytest_airlock.errors import (
 )
 from pytest_airlock.providers.base import (
     Absence,
+    Attempts,
     Change,
     Command,
     Features,
@@ -208,6 +209,7 @@ class NamespacesProvider(Networking):
             life.close()
             self._call("kill", id=box.number)
             raise
+        box.tried = Attempts()
         box.life, box.born, box.untouched, box.nonce = life, number, True, secrets.token_hex(8)
 
     def _oom_counter(self, box: Box) -> Callable[[], int]:
@@ -335,8 +337,11 @@ class NamespacesProvider(Networking):
         if box.life is not None and not (box.untouched and not self.visited(handle)):
             if not stop:
                 self._refuse_busy(handle.name, box.life)
+            self._end_forwards(handle, box)
+            tried = self._tried(handle, box)
             self._freeze(box)
             self.start(handle)
+            box.tried = tried
         return box.keep()
 
     def _refuse_busy(self, name: str, life: Life) -> None:

@@ -55,7 +55,6 @@ class Server:
         self.dead: list[Life] = []
         self.poll = select.poll()
         self.door: door.Door | None = None
-        self.hopper = False
         self.number = 0  # of the request that is being carried out
 
     # ------------------------------------------------------------------ requests
@@ -180,14 +179,12 @@ class Server:
         )
 
     def op_hopper(self, _request: dict[str, Any]) -> None:
-        """Begin what makes sockets in sandboxes' networks, if it has not begun."""
-        if not self.hopper:
-            self.hopper = True
-            channel = hopper.start()
-            try:
-                self.told.hand_over_hopper(channel)
-            finally:
-                channel.close()
+        """Begin what makes sockets in sandboxes' networks; one that was before ends, since nobody asks it any more."""
+        channel = hopper.start()
+        try:
+            self.told.hand_over_hopper(channel)
+        finally:
+            channel.close()
 
     def op_listen(self, request: dict[str, Any], fds: list[int]) -> None:
         """Let visitors in from now on."""

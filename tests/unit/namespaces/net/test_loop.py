@@ -106,3 +106,45 @@ def test_an_abort_ends_both_at_once() -> None:
     assert (left.recv(1), right.recv(1)) == (b"", b"")
     left.close()
     right.close()
+
+
+def tcp() -> tuple[socket.socket, socket.socket]:
+    server = socket.create_server(("127.0.0.1", 0))
+    one = socket.create_connection(server.getsockname())
+    other, _ = server.accept()
+    server.close()
+    one.setblocking(False)
+    return one, other
+
+
+def test_urgent_data_does_not_stop_a_relay() -> None:
+    loop = Loop()
+    (one, left), (other, right) = tcp(), tcp()
+    Relay(loop, one, other, lambda _: None)
+    left.send(b"x", socket.MSG_OOB)
+    left.send(b"yyyy")
+    right.settimeout(60)
+    got = b""
+    for _ in range(100):
+        loop.turn()
+        got += right.recv(10, socket.MSG_DONTWAIT) if select.select([right], [], [], 0)[0] else b""
+        if got.endswith(b"yyyy"):
+            break
+    assert got.endswith(b"yyyy")
+    left.close()
+    right.close()
+
+
+def test_a_vital_one_that_fails_ends_it_all() -> None:
+    loop = Loop()
+    one, other = pair()
+
+    def fail() -> None:
+        raise RuntimeError("a bug")
+
+    loop.watch(one.fileno(), fail, vital=True)
+    other.send(b"x")
+    with pytest.raises(RuntimeError, match="a bug"):
+        loop.turn()
+    one.close()
+    other.close()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import _socket
-import errno
 import select
 from collections.abc import Callable
 
-from .loop import Loop
+from .loop import SHORT, Loop
 from .relay import Relay, reset
 
 __all__ = ["Forward"]
@@ -42,8 +41,10 @@ class Forward:
             return
         try:
             fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # of the C class: socket.py is not loaded
-        except OSError:
-            return  # it is gone already
+        except OSError as error:
+            if error.errno in SHORT:
+                self._loop.change(self._listener, 0)  # until a connection ends
+            return
         outer = _socket.socket(fileno=fd)
         outer.setblocking(False)
         try:
@@ -51,8 +52,11 @@ class Forward:
         except OSError:
             reset(outer)
             return
-        code = inner.connect_ex(self._address)
-        if code not in (0, errno.EINPROGRESS):
+        try:
+            inner.connect(self._address)
+        except BlockingIOError:
+            pass  # EINPROGRESS
+        except OSError:
             # Nobody listens there: as near to a refusal as a connection that is made already can be.
             inner.close()
             reset(outer)
@@ -69,7 +73,14 @@ class Forward:
             reset(outer)
             self._go_on()
             return
-        self._relays.add(relay := Relay(self._loop, outer, inner, self._over))
+        try:
+            self._relays.add(relay := Relay(self._loop, outer, inner, self._over))
+        except OSError:
+            for sock in (outer, inner):
+                self._loop.remove(sock)
+                reset(sock)
+            self._go_on()
+            return
         if not relay.open:
             self._over(relay)
 

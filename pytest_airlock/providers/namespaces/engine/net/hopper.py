@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import struct
+import sys
 
 from .. import protocol, syscalls
 
@@ -31,13 +32,16 @@ class Hopper:
     def __init__(self, sock: _socket.socket) -> None:
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, protocol.timeval(_PATIENCE))
         self._sock = sock
+        self.usable = True
 
     def socket(self, neighbour: _socket.socket, family: int, kind: int, number: int = 0) -> _socket.socket:
-        """A new, non-blocking socket in the network that `neighbour` is in. Raises OSError."""
+        """A new, non-blocking socket in the network that `neighbour` is in. Raises OSError; `usable` says if it can be asked again."""
+        self.usable = False
         protocol.send(self._sock, _WANTED.pack(family, kind, number), (neighbour.fileno(),))
         data, fds = protocol.receive(self._sock)
         if data is None:
             raise OSError(errno.EPIPE, os.strerror(errno.EPIPE))
+        self.usable = True
         if data != _MADE:
             code = _REFUSED.unpack(data)[0]
             raise OSError(code, os.strerror(code))
@@ -54,6 +58,8 @@ def start() -> _socket.socket:
             if os.getppid() == parent:
                 protocol.close_others({0, 1, 2, far.fileno()})
                 _serve(far)
+        except Exception:  # noqa: BLE001 - nobody is above us: it goes to the log of the fork server
+            sys.excepthook(*sys.exc_info())
         finally:
             os._exit(0)
     far.close()

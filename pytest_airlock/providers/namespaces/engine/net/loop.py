@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import _socket
 import _thread
+import errno
 import os
 import select
 import sys
 from _queue import Empty, SimpleQueue
 from collections.abc import Callable, Sequence
 
-__all__ = ["Loop"]
+__all__ = ["SHORT", "Loop"]
+
+#: What accept(2) says when there is no room: whoever waits still waits, and would be announced again at once.
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 # To close what hears packets waits some 10 ms until all processors have noticed (synchronize_net of the kernel); many threads
 # that wait at once wait no longer than one. In the end there is one for each.
@@ -24,13 +28,17 @@ class Loop:
         self._epoll = select.epoll()
         self._calls: dict[int, Callable[[], None]] = {}
         self._events: dict[int, int] = {}
+        self._vital: set[int] = set()
         self._closing: SimpleQueue[int] = SimpleQueue()
         self._closers = 0
 
     def add(self, sock: _socket.socket, call: Callable[[], None]) -> None:
         self.watch(sock.fileno(), call)
 
-    def watch(self, fd: int, call: Callable[[], None]) -> None:
+    def watch(self, fd: int, call: Callable[[], None], *, vital: bool = False) -> None:
+        """A `vital` one that fails ends the loop."""
+        if vital:
+            self._vital.add(fd)
         self._calls[fd] = call
         self._listen(fd, select.EPOLLIN)
 
@@ -64,10 +72,17 @@ class Loop:
     def close_later(self, sock: _socket.socket) -> None:
         """Close what takes long."""
         self.remove(sock)
-        self._closing.put(sock.detach())
-        if self._closers < _CLOSERS and (not self._closers or self._closing.qsize() > 1):
-            self._closers += 1
-            _thread.start_new_thread(self._close_for_ever, ())
+        if self._closers < _CLOSERS and (not self._closers or self._closing.qsize()):
+            try:
+                _thread.start_new_thread(self._close_for_ever, ())
+            except RuntimeError:
+                pass  # this user has too many: the ones there are do it, or this one
+            else:
+                self._closers += 1
+        if self._closers:
+            self._closing.put(sock.detach())
+        else:
+            sock.close()
 
     def _close_for_ever(self) -> None:
         while True:
@@ -79,9 +94,13 @@ class Loop:
             self._closing.put(sock.detach())
         over = []
         for _ in range(min(self._closing.qsize(), _CLOSERS_IN_THE_END)):
-            over.append(_thread.allocate_lock())
-            over[-1].acquire()
-            _thread.start_new_thread(self._close_the_rest, (over[-1],))
+            lock = _thread.allocate_lock()
+            lock.acquire()
+            try:
+                _thread.start_new_thread(self._close_the_rest, (lock,))
+            except RuntimeError:
+                break  # the end of the process closes the rest
+            over.append(lock)
         for lock in over:
             lock.acquire()
 
@@ -102,7 +121,9 @@ class Loop:
                 continue
             try:
                 call()
-            except Exception:  # noqa: BLE001 - as said above
+            except Exception:
+                if fd in self._vital:
+                    raise
                 sys.excepthook(*sys.exc_info())
                 if fd in self._calls:
                     self._listen(fd, 0)

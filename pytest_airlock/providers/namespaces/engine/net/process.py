@@ -14,6 +14,7 @@ import errno
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -33,8 +34,8 @@ _MEMORY = 512 << 20
 _LOG = 1 << 20
 _PATIENCE = 10  # seconds for the end
 _STACK = 256 << 10  # bytes of each thread, which does nothing but close
-#: Of dead lives: how many are remembered, and what was tried in all of them.
-_PAST, _PAST_RECORDS = 64, 100_000
+#: Of dead lives: how many are remembered, and bytes of all of them.
+_PAST, _PAST_SIZE = 64, 32 << 20
 
 
 class NetworkProcess:
@@ -48,9 +49,9 @@ class NetworkProcess:
         self._hopper: Hopper | None = None
         self._serving = True
         registry.setblocking(False)
-        self._loop.watch(owner, self._stop)
-        self._loop.add(registry, self._register)
-        self._loop.add(control, self._answer)
+        self._loop.watch(owner, self._stop, vital=True)
+        self._loop.watch(registry.fileno(), self._register, vital=True)
+        self._loop.watch(control.fileno(), self._answer, vital=True)
 
     def serve(self) -> None:
         """Until the client or the fork server is gone."""
@@ -76,21 +77,32 @@ class NetworkProcess:
             if data is None:
                 self._stop()
                 return
-            if data[:1] == KIND_GONE:
-                self._bury(GONE.unpack(data)[1])
-            elif data[:1] == KIND_HOPPER:
-                self._hopper = Hopper(_socket.socket(fileno=fds[0]))
-            else:
-                _, life, recorded = BORN.unpack(data)
-                self._wires[life] = Wire(self._loop, [_socket.socket(fileno=fd) for fd in fds], recorded=recorded)
+            sockets = [_socket.socket(fileno=fd) for fd in fds]
+            try:
+                self._take(data, sockets)
+            except Exception:  # noqa: BLE001 - the matter of one life, which goes without a resolver and is not known
+                sys.excepthook(*sys.exc_info())
+                for sock in sockets:
+                    self._loop.close(sock)
+
+    def _take(self, data: bytes, sockets: list[_socket.socket]) -> None:
+        if data[:1] == KIND_GONE:
+            self._bury(GONE.unpack(data)[1])
+        elif data[:1] == KIND_HOPPER:
+            self._hopper = Hopper(*sockets)
+        else:
+            _, life, recorded = BORN.unpack(data)
+            self._wires[life] = Wire(self._loop, sockets, recorded=recorded)
 
     def _bury(self, life: int) -> None:
         wire = self._wires.pop(life, None)
         if wire is None:
             return  # it died before it told of itself
-        wire.close()
         self._past[life] = wire.records
-        while len(self._past) > _PAST or (len(self._past) > 1 and sum(map(len, self._past.values())) > _PAST_RECORDS):
+        wire.close()
+        while len(self._past) > _PAST or (
+            len(self._past) > 1 and sum(past.size for past in self._past.values()) > _PAST_SIZE
+        ):
             del self._past[next(iter(self._past))]
 
     def _answer(self) -> None:
@@ -150,8 +162,16 @@ class NetworkProcess:
             raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
         if self._hopper is None:
             raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-        hopper, neighbour = self._hopper, wire.neighbour
-        return lambda family, kind, number: hopper.socket(neighbour, family, kind, number)
+        return lambda family, kind, number: self._made(wire.neighbour, family, kind, number)
+
+    def _made(self, neighbour: _socket.socket, *wanted: int) -> _socket.socket:
+        if self._hopper is None:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        try:
+            return self._hopper.socket(neighbour, *wanted)
+        finally:
+            if not self._hopper.usable:
+                self._hopper = None  # its next answer would be that of another question
 
     def op_attempts(self, request: dict[str, Any]) -> dict[str, Any]:
         """Some of what was tried in a life, from the `start`-th on; `total` is how many are kept in all.
@@ -160,7 +180,7 @@ class NetworkProcess:
         """
         life = request["life"]
         wire = self._wires.get(life)
-        if wire is not None:
+        if wire is not None and not request["start"]:
             wire.settle()
         records = wire.records if wire is not None else self._past.get(life)
         if records is None:

@@ -13,6 +13,7 @@ __all__ = ["MOST", "Records", "Tried"]
 
 #: Kept of one life. What comes first says most.
 MOST = 10_000
+_MOST_BYTES = 4 << 20
 _PAGE, _FIXED = 48_000, 160  # bytes of a message, and of a record without the texts from inside
 _UDP_HEADER = 8
 _NAMES = {ICMP: "icmp", TCP: "tcp", UDP: "udp", ICMP6: "icmp6"}
@@ -36,10 +37,11 @@ class Records:
     def __init__(self) -> None:
         self.kept: list[Tried] = []
         self.lost = 0
+        self.size = 0  # bytes, about
 
     @property
     def full(self) -> bool:
-        return len(self.kept) >= MOST
+        return len(self.kept) >= MOST or self.size >= _MOST_BYTES
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -73,4 +75,5 @@ class Records:
         if self.full:
             self.lost += 1
             return
+        self.size += _FIXED + len(host) + len(question)
         self.kept.append(Tried(time.time(), protocol, host, address, port, question, "refused"))

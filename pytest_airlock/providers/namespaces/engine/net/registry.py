@@ -30,7 +30,7 @@ class Registry:
 
     def hand_over_hopper(self, channel: _socket.socket) -> None:
         """From now on the network process can have sockets made in sandboxes' networks. Raises OSError if it is gone."""
-        protocol.send(self.sock, KIND_HOPPER, (channel.fileno(),))
+        protocol.send(self.sock, KIND_HOPPER, (channel.fileno(),), _socket.MSG_DONTWAIT)
 
     def close(self) -> None:
         """Let the network process end; it is dead when this returns, and killed if it takes too long."""
@@ -53,10 +53,10 @@ class Registry:
         while self._untold:
             try:
                 protocol.send(self.sock, GONE.pack(KIND_GONE, self._untold[0]), (), _socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            except OSError:
+            except (BrokenPipeError, ConnectionResetError):
                 pass  # it is gone, and all its sockets with it
+            except OSError:
+                return  # no room: later
             del self._untold[0]
 
 

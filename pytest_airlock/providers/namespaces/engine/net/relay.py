@@ -20,6 +20,7 @@ __all__ = ["Relay", "reset"]
 _PIPE = 256 << 10  # bytes; what the kernel gives less of is slower, no more
 _F_SETPIPE_SZ = 1031
 _SPLICE_F_MOVE, _SPLICE_F_NONBLOCK = 1, 2
+_PIECE = 4096  # fits any empty pipe
 _AT_ONCE = 8  # pieces in each direction, so that one connection does not hold up all others
 
 
@@ -58,10 +59,21 @@ class _Way:
         try:
             count = os.splice(self.source.fileno(), self.write, _PIPE, flags=_SPLICE_F_MOVE | _SPLICE_F_NONBLOCK)
         except BlockingIOError:
-            return False
+            return not self.waiting and self._step_over_mark()
         self.ended = count == 0
         self.waiting += count
         return count > 0
+
+    def _step_over_mark(self) -> bool:
+        """splice(2) stops before urgent data (MSG_OOB) for ever; recv(2) does not."""
+        try:
+            data = self.source.recv(_PIECE)
+        except BlockingIOError:
+            return False
+        self.ended = not data
+        if data:
+            self.waiting += os.write(self.write, data)
+        return bool(data)
 
     def _give(self) -> bool:
         if not self.waiting:
@@ -83,7 +95,12 @@ class Relay:
 
     def __init__(self, loop: Loop, one: _socket.socket, other: _socket.socket, over: Callable[[Relay], None]) -> None:
         self._loop, self._over = loop, over
-        self._ways = (_Way(one, other), _Way(other, one))
+        there = _Way(one, other)
+        try:
+            self._ways = (there, _Way(other, one))
+        except OSError:
+            there.close()
+            raise
         self.open = True
         for sock in (one, other):
             loop.add(sock, self._carry)

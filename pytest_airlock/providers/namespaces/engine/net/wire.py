@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import _socket
+import select
 import struct
 
 from . import dns, pings, recorder
 from .forward import Forward
-from .loop import Loop
+from .loop import SHORT, Loop
 from .records import Records
 
 __all__ = ["Wire"]
 
 #: Packets and questions that are taken at one go: one sandbox that floods must not make the others wait.
 _AT_ONCE = 64
-_QUEUED = 4096  # more packets than the kernel keeps for one socket
+_PACKET = 512  # bytes of a socket's buffer that even the smallest packet takes
 _CONNECTIONS = 64  # to the resolver by TCP, per life; the oldest makes room
 _LONGEST_QUERY = 4096
 _LENGTH = struct.Struct(">H")
@@ -55,6 +56,9 @@ class Wire:
                 self._loop.remove(ear)
 
     def _hear(self, packet: bytes) -> None:
+        if self.records.full:
+            self.records.lost += 1  # what it says costs more than to count it
+            return
         heard = recorder.read(packet)
         if heard is None:
             return
@@ -71,7 +75,8 @@ class Wire:
         """Note all that was tried until now, and how much more there was no room for."""
         if self._ear is None:
             return
-        self._listen(self._ear, _QUEUED)
+        # No more than was there when this began: a flood fills the queue as fast as it is read.
+        self._listen(self._ear, self._ear.getsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF) // _PACKET)
         self.records.lost += recorder.lost(self._ear)
 
     def _take_datagrams(self) -> None:
@@ -89,12 +94,15 @@ class Wire:
                 pass  # nobody waits for it any more
 
     def _take_connection(self) -> None:
-        try:
-            fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # of the C class: socket.py is not loaded
-        except OSError:
-            return
+        # Before: without a descriptor left the next one could not be accepted, and would be announced for ever.
         if len(self._connections) >= _CONNECTIONS:
             self._drop(next(iter(self._connections)))
+        try:
+            fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # of the C class: socket.py is not loaded
+        except OSError as error:
+            if error.errno in SHORT:
+                self._loop.change(self._listener, 0)  # until a connection ends
+            return
         sock = _socket.socket(fileno=fd)
         sock.setblocking(False)
         self._connections[fd] = _Connection(sock)
@@ -105,16 +113,24 @@ class Wire:
         connection = self._connections[fd]
         try:
             data = connection.sock.recv(_LONGEST_QUERY)
-            connection.pending += data
-            for query in connection.queries():
-                answer = _answer(query)
-                if answer is None:
-                    raise ValueError("no question")
-                self.settle()  # in order with what was heard before
-                self.records.ask(answer[0])
-                connection.sock.send(_LENGTH.pack(len(answer[1])) + answer[1])
         except BlockingIOError:
             return
+        except OSError:
+            data = b""
+        connection.pending += data
+        if self._ear is not None:
+            self._listen(self._ear)  # in order with what was heard before
+        try:
+            answers = [_answer(query) for query in connection.queries()]
+            for answer in answers:
+                if answer is not None:
+                    self.records.ask(answer[0])
+            for answer in answers:
+                if answer is None:
+                    raise ValueError("no question")
+                message = _LENGTH.pack(len(answer[1])) + answer[1]
+                if connection.sock.send(message) < len(message):
+                    raise ValueError("it asks and does not read")
         except (OSError, ValueError):
             data = b""
         if not data:
@@ -122,6 +138,7 @@ class Wire:
 
     def _drop(self, fd: int) -> None:
         self._loop.close(self._connections.pop(fd).sock)
+        self._loop.change(self._listener, select.EPOLLIN)
 
     def give_up(self) -> list[_socket.socket]:
         """All ends: what takes long to close."""
@@ -132,8 +149,9 @@ class Wire:
         self.settle()
         for forward in self.forwards.values():
             forward.close()
-        for fd in list(self._connections):
-            self._drop(fd)
+        for connection in self._connections.values():
+            self._loop.close(connection.sock)
+        self._connections.clear()
         for sock in (self._datagrams, self._listener, *self._pings):
             self._loop.close(sock)
         if self._ear is not None:
