@@ -120,7 +120,7 @@ def tcp() -> tuple[socket.socket, socket.socket]:
 def test_urgent_data_does_not_stop_a_relay() -> None:
     loop = Loop()
     (one, left), (other, right) = tcp(), tcp()
-    Relay(loop, one, other, lambda _: None)
+    relay = Relay(loop, one, other, lambda _: None)
     left.send(b"x", socket.MSG_OOB)
     left.send(b"yyyy")
     right.settimeout(60)
@@ -131,6 +131,7 @@ def test_urgent_data_does_not_stop_a_relay() -> None:
         if got.endswith(b"yyyy"):
             break
     assert got.endswith(b"yyyy")
+    relay.abort()
     left.close()
     right.close()
 
