@@ -6,7 +6,7 @@ import _socket
 import select
 from collections.abc import Callable
 
-from .loop import SHORT, Loop
+from .loop import Loop
 from .relay import Relay, reset
 
 __all__ = ["Forward"]
@@ -18,7 +18,7 @@ _MOST = 256
 
 
 class Forward:
-    """`connect` makes a socket in the sandbox's network. `port` is the one on the host, of 127.0.0.1 only."""
+    """`make` makes a socket in the sandbox's network. `port` is the one on the host, of 127.0.0.1 only."""
 
     def __init__(self, loop: Loop, make: Callable[[], _socket.socket], address: tuple[str, int]) -> None:
         self._loop, self._make, self._address = loop, make, address
@@ -39,14 +39,9 @@ class Forward:
         if self._busy:
             self._loop.change(self._listener, 0)
             return
-        try:
-            fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # of the C class: socket.py is not loaded
-        except OSError as error:
-            if error.errno in SHORT:
-                self._loop.change(self._listener, 0)  # until a connection ends
+        outer = self._loop.accept(self._listener)
+        if outer is None:
             return
-        outer = _socket.socket(fileno=fd)
-        outer.setblocking(False)
         try:
             inner = self._make()
         except OSError:

@@ -11,10 +11,10 @@ import sys
 from _queue import Empty, SimpleQueue
 from collections.abc import Callable, Sequence
 
-__all__ = ["SHORT", "Loop"]
+__all__ = ["Loop"]
 
-#: What accept(2) says when there is no room: whoever waits still waits, and would be announced again at once.
-SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+#: What accept(2) says when there is no room.
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 # To close what hears packets waits some 10 ms until all processors have noticed (synchronize_net of the kernel); many threads
 # that wait at once wait no longer than one. In the end there is one for each.
@@ -64,6 +64,20 @@ class Loop:
         if self._calls.pop(fd, None) is not None:
             self._listen(fd, 0)
             del self._events[fd]
+
+    def accept(self, listener: _socket.socket) -> _socket.socket | None:
+        """Who waits there, not blocking; None if it is gone. Where there is no room for it `listener` is not called for any
+        more until it is changed back: whoever waits still waits, and would be announced again at once.
+        """
+        try:
+            fd, _ = listener._accept()  # type: ignore[attr-defined]  # of the C class: socket.py is not loaded
+        except OSError as error:
+            if error.errno in _SHORT:
+                self.change(listener, 0)
+            return None
+        sock = _socket.socket(fileno=fd)
+        sock.setblocking(False)
+        return sock
 
     def close(self, sock: _socket.socket) -> None:
         self.remove(sock)

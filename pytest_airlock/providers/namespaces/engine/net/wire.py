@@ -8,7 +8,7 @@ import struct
 
 from . import dns, pings, recorder
 from .forward import Forward
-from .loop import SHORT, Loop
+from .loop import Loop
 from .records import Records
 
 __all__ = ["Wire"]
@@ -97,14 +97,10 @@ class Wire:
         # Before: without a descriptor left the next one could not be accepted, and would be announced for ever.
         if len(self._connections) >= _CONNECTIONS:
             self._drop(next(iter(self._connections)))
-        try:
-            fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # of the C class: socket.py is not loaded
-        except OSError as error:
-            if error.errno in SHORT:
-                self._loop.change(self._listener, 0)  # until a connection ends
+        sock = self._loop.accept(self._listener)
+        if sock is None:
             return
-        sock = _socket.socket(fileno=fd)
-        sock.setblocking(False)
+        fd = sock.fileno()
         self._connections[fd] = _Connection(sock)
         self._loop.add(sock, lambda: self._converse(fd))
 
