@@ -47,7 +47,8 @@ Optional protocols, looked up with isinstance:
     word of the kernel (or the hypervisor), files are those of the snapshot, the network is locked, and the sandbox runs.
     What it cannot prove it raises as ResetFailed.
 24. `Diffs.diff(handle, since)` lists every path that was added, modified or deleted since the snapshot, mounts excluded.
-25. `Networks.set_network(handle, policy)` is in force when it returns, for open connections too.
+25. `Networks.set_network(handle, rule)` is in force when it returns, for open connections too: those that it forbids end, with
+    a reset. Stop, start and reset lock.
 26. `Networks.attempts(handle)` is every try since start or reset, in order; of more than are kept the first ones, and
     how many are `lost`. Texts in them are printable.
 27. `Adopts.adopt(handle, donor, snapshot)` gives a sandbox that was created from an equal spec (but for the name) and never
@@ -96,6 +97,7 @@ from pytest_airlock.providers.values import (
     ChangeKind,
     Command,
     Exit,
+    Fault,
     Features,
     FileAction,
     FileKind,
@@ -109,6 +111,7 @@ from pytest_airlock.providers.values import (
     Redirect,
     ResetProof,
     ResolvedMount,
+    Route,
     TreeEntry,
 )
 
@@ -124,6 +127,7 @@ __all__ = [
     "Diffs",
     "Examines",
     "Exit",
+    "Fault",
     "Features",
     "FileAction",
     "FileKind",
@@ -143,6 +147,7 @@ __all__ = [
     "Resets",
     "ResolvedMount",
     "Retires",
+    "Route",
     "Snapshots",
     "Stores",
     "TreeEntry",

@@ -15,6 +15,7 @@ __all__ = [
     "ChangeKind",
     "Command",
     "Exit",
+    "Fault",
     "Features",
     "FileAction",
     "FileKind",
@@ -28,6 +29,7 @@ __all__ = [
     "Redirect",
     "ResetProof",
     "ResolvedMount",
+    "Route",
     "TreeEntry",
 ]
 
@@ -44,6 +46,7 @@ FEATURES: Mapping[str, str] = {
     "network_allow": "an allow-list by host name and port",
     "network_open": "the outside world is reachable",
     "network_host": "the host's own network name space",
+    "network_routes": "connections to a name are led to a server of the test",
     "network_attempts": "every try to use the network is recorded",
     "ports": "ports inside are reachable from the host",
     "mount_ro": "host directories visible read-only",
@@ -112,11 +115,43 @@ class ResolvedMount:
 
 
 @dataclass(frozen=True, slots=True)
+class Fault:
+    """How a network is bad on purpose. Times in seconds, sizes in bytes; the defaults are a network without faults.
+
+    `latency` is what each direction's bytes wait, `bandwidth` how many bytes a second pass in each; `reset_after` is how many
+    reach the sandbox before its connection is reset, `cut_after` before it ends as if the server had closed it. `connect`: refuse
+    it ("refuse"), or never answer ("black_hole"). `dns`: the answer to a question for the name, `dns_delay` what it waits.
+    """
+
+    latency: float = 0.0
+    bandwidth: int | None = None
+    reset_after: int | None = None
+    cut_after: int | None = None
+    connect: Literal["accept", "refuse", "black_hole"] = "accept"
+    dns: Literal["answer", "nxdomain", "servfail", "silent"] = "answer"
+    dns_delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where connections to `end` (text of an endpoint, endpoints.py) go: to an address of this host, or None = where the network
+    policy leads them; and how bad the way there is.
+    """
+
+    end: str
+    to: tuple[str, int] | None = None
+    fault: Fault = Fault()
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkRule:
-    """A network policy: `allow` holds `host:port` entries and counts only with mode "allow"."""
+    """A network policy. `allow` holds endpoints (endpoints.py): with mode "allow" all that is reached, with "open" what is reached
+    though it is not of the outside world, as private addresses. The first of the `routes` that fits comes before all that.
+    """
 
     mode: NetworkMode = "locked"
     allow: tuple[str, ...] = ()
+    routes: tuple[Route, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
