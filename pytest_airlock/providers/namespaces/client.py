@@ -18,7 +18,7 @@ from pytest_airlock.providers.namespaces.loader import interpreter
 __all__ = ["Engine", "StepFailed"]
 
 # Where the engine lies is told by the working directory: the command line can be read inside, as PID 1's.
-_BOOT = "import os, sys; sys.path.insert(0, os.getcwd()); from engine.server import main; main(int(sys.argv[1]))"
+_BOOT = "import os, sys; sys.path.insert(0, os.getcwd()); from engine.{} import main; main(int(sys.argv[1]))"
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
@@ -36,7 +36,7 @@ class Engine:
         words, held = interpreter(sys.executable)
         try:
             self._process = subprocess.Popen(
-                [*words, "-I", "-S", "-c", _BOOT, str(far.fileno())],
+                [*words, "-I", "-S", "-c", _BOOT.format("server"), str(far.fileno())],
                 pass_fds=(far.fileno(), *held),
                 env={},
                 cwd=Path(__file__).parent,
@@ -52,6 +52,7 @@ class Engine:
         self._server = Caller(near, "fork server", self._how_it_ended)
         self._network: Caller | None = None
         self._hopping = False
+        self._dialler: subprocess.Popen[bytes] | None = None
         _engines.add(self)
         try:
             self.found: dict[str, Any] = self._introduce()
@@ -92,6 +93,27 @@ class Engine:
         """It did not answer: the next who needs it begins another."""
         self._hopping = False
 
+    def begin_dialler(self) -> None:
+        """Have the network process be able to reach the outside world; one that is there already is left alone."""
+        if self._network is None or (self._dialler is not None and self._dialler.poll() is None):
+            return
+        near, far = protocol.channel()
+        try:
+            self._dialler = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _BOOT.format("net.dialler"), str(far.fileno())],
+                pass_fds=(far.fileno(),),
+                env={},
+                cwd=Path(__file__).parent,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._log,
+                start_new_session=True,
+            )
+            self._network.call("dialler", (near.fileno(),))
+        finally:
+            near.close()
+            far.close()
+
     def ask_network(self, op: str, **request: object) -> tuple[Any, list[int]]:
         """One request to the network process, in the same way."""
         if self._network is None:
@@ -114,14 +136,17 @@ class Engine:
         if self._log >= 0:
             os.close(self._log)
             self._log = -1
-        if self.pid == os.getpid():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(10)
-            if self._process.returncode is None:
-                self._process.kill()
-                self._process.wait()
-        else:
-            self._process.returncode = 0  # not our child: its finaliser must not wait for it
+        for process in (self._process, self._dialler):
+            if process is None:
+                continue
+            if self.pid == os.getpid():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(10)
+                if process.returncode is None:
+                    process.kill()
+                    process.wait()
+            else:
+                process.returncode = 0  # not our child: its finaliser must not wait for it
 
     def forget(self) -> None:
         """In a forked child."""

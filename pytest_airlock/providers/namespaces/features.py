@@ -13,7 +13,10 @@ from pytest_airlock.providers.namespaces.host_facts import HostFacts
 __all__ = ["enforced", "found", "one_id"]
 
 _NO_FACTS = HostFacts()
-_LOCKED = Absence("this provider locks the network, always", "leave network= out, or choose another provider")
+_NETWORKS = ("network_allow", "network_routes", "network_open")
+_NOT_HOST = Absence(
+    "sandboxes of this provider have a network of their own, always", 'network="open", or a list of what may be reached'
+)
 _NO_PORTS = "leave ports= out, and reach the port by a command that runs inside"
 _ALWAYS = frozenset(
     {
@@ -52,21 +55,30 @@ def one_id(report: Mapping[str, Any], host: HostFacts) -> Absence:
     return Absence(error.why, error.hint)
 
 
-def _unknown(network: Mapping[str, Any], host: HostFacts) -> dict[str, Absence]:
-    """Why tries to use the network are not recorded and ports cannot be reached, if so; it is locked all the same."""
-    if network["recorder"]:
-        return {}
-    step, number = network["lacking"].get("everywhere") or network["lacking"]["recorder"]
-    error = explain(step, number, "", host)
-    why = getattr(error, "why", str(error))
-    made = {"network_attempts": Absence(why, error.hint or "")}
-    return made if network["everywhere"] else {**made, "ports": Absence(why, _NO_PORTS)}
+def _network(network: Mapping[str, Any], host: HostFacts) -> dict[str, Absence]:
+    """What of a network cannot be had here, and why; it is locked all the same."""
+
+    def absence(part: str, fix: str = "") -> Absence:
+        step, number = network["lacking"][part]
+        error = explain(step, number, "", host)
+        return Absence(getattr(error, "why", str(error)), fix or error.hint or "")
+
+    absent = {"network_host": _NOT_HOST}
+    if not network["everywhere"]:
+        absent |= dict.fromkeys(("network_attempts", *_NETWORKS), absence("everywhere"))
+        return {**absent, "ports": absence("everywhere", _NO_PORTS)}
+    if not network["recorder"]:
+        absent["network_attempts"] = absence("recorder")
+    if not network["divert"]:
+        absent["network_open"] = absence("divert")
+    return absent
 
 
 def found(report: Mapping[str, Any], host: HostFacts = _NO_FACTS) -> Features:
     """Features from the report of a fork server that built its private root."""
     present = set(_ALWAYS)
-    absent = dict.fromkeys(("network_allow", "network_open", "network_host"), _LOCKED)
+    absent = _network(report["network"], host)
+    present |= {"network_attempts", "ports", *_NETWORKS} - absent.keys()
     absent["outlives"] = Absence("everything of this provider dies with its owner", "what is kept is exported as files")
     if report["ids"] > 1:
         present.add("many_users")
@@ -76,8 +88,6 @@ def found(report: Mapping[str, Any], host: HostFacts = _NO_FACTS) -> Features:
         present.discard("disk")
         error = explain("tmpfs attributes", EOPNOTSUPP, "", host)
         absent["disk"] = Absence(error.why, error.hint)
-    absent |= _unknown(report["network"], host)
-    present |= {"network_attempts", "ports"} - absent.keys()
     notes = []
     kept = report["groups"]
     if kept:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EAFNOSUPPORT, ECONNREFUSED, ECONNRESET, ENOPROTOOPT, ENOSYS, EOPNOTSUPP, EPERM, EPIPE, EPROTONOSUPPORT
+from errno import EAFNOSUPPORT, ECONNREFUSED, ECONNRESET, EINVAL, ENOENT, ENOPROTOOPT, ENOSYS, EOPNOTSUPP, EPERM, EPIPE, EPROTONOSUPPORT
 
 from pytest_airlock.providers.namespaces.cause import Row, always
 
@@ -31,6 +31,17 @@ NETWORK_ROWS = (
         "a filter that lets socket(2) make AF_NETLINK; every container engine's does",
         always,
         feature=_ATTEMPTS,
+        evidence="simulated",
+    ),
+    Row(
+        "no-nftables",
+        "kernel without CONFIG_NF_TABLES or CONFIG_NFT_TPROXY, or a module that only root of the machine can load",
+        ("network divert",),
+        (EPERM, EAFNOSUPPORT, EOPNOTSUPP, EPROTONOSUPPORT, ENOPROTOOPT, ENOENT, EINVAL, ENOSYS),
+        "nf_tables with tproxy is not to be had here, so only names and addresses that are listed with their ports can be let through",
+        "`modprobe -a nf_tables nft_tproxy` as root, or a list: network=[\"example.com:443\"]",
+        always,
+        feature="network_open",
         evidence="simulated",
     ),
     Row(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import _socket
 import errno
+import ipaddress
 import os
 import socket
 import struct
+from dataclasses import asdict
 from typing import Any, Literal
 
-from pytest_airlock.errors import ProviderError, SandboxDied
-from pytest_airlock.providers.base import Attempt, Attempts
+from pytest_airlock.errors import InvalidSpec, ProviderError, SandboxDied
+from pytest_airlock.providers.base import Attempt, Attempts, NetworkRule
+from pytest_airlock.providers.endpoints import parse
 from pytest_airlock.providers.namespaces.caller import StepFailed
 from pytest_airlock.providers.namespaces.client import Engine
 
@@ -42,6 +45,14 @@ class Network:
                 return Attempts(made, lost=page["lost"])
             if not page["tried"]:
                 raise ProviderError("namespaces", "attempts", "its network process forgot what it had told of")
+
+    def rule(self, rule: NetworkRule, *, divert: bool) -> None:
+        """Put a policy in force; `divert`: this kernel can lead every address to us."""
+        words = _words(rule)
+        if rule.mode != "locked" or rule.routes:
+            self._begin()
+            self._engine.begin_dialler()
+        self._ask("rule", rule=words, divert=divert)
 
     def connect(self, address: tuple[str, int], kind: Literal["tcp", "udp"], timeout: float | None) -> socket.socket:
         """Raises as connect(2) does, with the errno that the sandbox's kernel gives."""
@@ -88,6 +99,24 @@ class Network:
                 why = "nothing is known of this sandbox: it was never started, is long dead, or no descriptor was left for its network"
                 raise ProviderError("namespaces", "tell what was tried", why) from None
             raise ProviderError("namespaces", error.step, os.strerror(error.errno or 0)) from None
+
+
+def _words(rule: NetworkRule) -> dict[str, Any]:
+    """The rule in the words of engine/net/policy.py. Raises InvalidSpec."""
+    try:
+        allow = [_end(text) for text in rule.allow]
+        routes = [[_end(route.end), route.to, asdict(route.fault)] for route in rule.routes]
+    except ValueError as error:
+        raise InvalidSpec("network", rule.allow, str(error)) from None
+    return {"mode": rule.mode, "allow": allow, "routes": routes}
+
+
+def _end(text: str) -> list[Any]:
+    end = parse(text)
+    if end.kind != "network":
+        return [end.kind, end.host, end.port, 0]
+    network = ipaddress.ip_network(end.host)
+    return [end.kind, network.network_address.packed.hex(), end.port, network.prefixlen]
 
 
 def _family(host: str) -> int:

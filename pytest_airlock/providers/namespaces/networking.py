@@ -14,6 +14,8 @@ from pytest_airlock.providers.namespaces.network_client import Network
 
 __all__ = ["Networking"]
 
+_EVERY_PORT = "*"
+
 
 class Networking:
     """Mixed into the provider, which has the rest."""
@@ -28,12 +30,24 @@ class Networking:
         raise NotImplementedError
 
     def set_network(self, handle: Handle, rule: NetworkRule) -> None:
-        """Contract 25: a sandbox is locked, and so it stays."""
-        if rule.mode != "locked":
-            feature = f"network_{rule.mode}"
-            absence = self.probe().absent[feature]
-            raise UnsupportedFeature(feature, self.name, absence.why, hint=absence.fix)
-        self._box(handle)
+        """Contract 25. Raises UnsupportedFeature, InvalidSpec, SandboxDied."""
+        box = self._box(handle)
+        features = self.probe()
+        for feature in _needed(rule):
+            if feature not in features:
+                absence = features.absent[feature]
+                raise UnsupportedFeature(feature, self.name, absence.why, hint=absence.fix)
+        if not box.running:
+            raise SandboxDied(handle.name, "it is not running")
+        if rule == box.rule:
+            return  # as locked as it was born, mostly
+        box.untouched = False
+        try:
+            self._of(handle, box).rule(rule, divert="network_open" in features)
+        except ProviderError:
+            box.rule = NetworkRule()  # it fails closed
+            raise
+        box.rule = rule
 
     def attempts(self, handle: Handle) -> Attempts:
         self._network(handle)
@@ -91,6 +105,16 @@ class Networking:
         if self._engine is None:
             raise SandboxDied(handle.name, "its fork server is gone")
         return Network(self._engine, handle.name, box.born)
+
+
+def _needed(rule: NetworkRule) -> list[str]:
+    """Features without which a rule cannot be kept."""
+    needed = [] if rule.mode == "locked" else [f"network_{rule.mode}"]
+    if rule.routes:
+        needed.append("network_routes")
+    if any(text.endswith(f":{_EVERY_PORT}") for text in (*rule.allow, *(route.end for route in rule.routes))):
+        needed.append("network_open")
+    return needed
 
 
 def _numeric(address: tuple[str, int]) -> tuple[str, int]:

@@ -32,6 +32,7 @@ from pytest_airlock.providers.base import (
     FileStat,
     Finding,
     Handle,
+    NetworkRule,
     ProviderSpec,
     ResetProof,
     TreeEntry,
@@ -209,7 +210,7 @@ class NamespacesProvider(Networking):
             life.close()
             self._call("kill", id=box.number)
             raise
-        box.tried = Attempts()
+        box.tried, box.rule = Attempts(), NetworkRule()
         box.life, box.born, box.untouched, box.nonce = life, number, True, secrets.token_hex(8)
 
     def _oom_counter(self, box: Box) -> Callable[[], int]:
@@ -338,10 +339,11 @@ class NamespacesProvider(Networking):
             if not stop:
                 self._refuse_busy(handle.name, box.life)
             self._end_forwards(handle, box)
-            tried = self._tried(handle, box)
+            tried, rule = self._tried(handle, box), box.rule
             self._freeze(box)
             self.start(handle)
             box.tried = tried
+            self.set_network(handle, rule)
         return box.keep()
 
     def _refuse_busy(self, name: str, life: Life) -> None:

@@ -25,6 +25,7 @@ SANDBOX = ("/", "/dev/mqueue")
 _FIRST_WITH_REFER = 2
 _RIGHTS = {2: 14, 3: 15, 4: 15}
 _ALL_RIGHTS = 16
+_READ = 0b1100  # LANDLOCK_ACCESS_FS_READ_FILE and READ_DIR
 # From ABI 6 on (Linux 6.12): LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET and LANDLOCK_SCOPE_SIGNAL.
 _FIRST_WITH_SCOPES, _SCOPES = 6, 0b11
 _O_PATH = 0o10000000
@@ -49,8 +50,9 @@ def version() -> int:
     return 0 if os.waitpid(pid, 0)[1] else abi
 
 
-def confine(abi: int, trees: Sequence[str] | None) -> None:
-    """Confine this thread, for good, to the files below `trees` (None = all) and to its own sockets and signals.
+def confine(abi: int, trees: Sequence[str] | None, *, reading: bool = False) -> None:
+    """Confine this thread, for good, to the files below `trees` (None = all) and to its own sockets and signals. `reading`:
+    those files may be read and nothing else.
 
     Needs no_new_privs. Does nothing that `abi` does not know. Raises StepError.
     """
@@ -63,7 +65,7 @@ def confine(abi: int, trees: Sequence[str] | None) -> None:
         for tree in trees if trees and rights else ():
             top = os.open(tree, _O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                syscalls.landlock_add_rule(ruleset, rights, top)
+                syscalls.landlock_add_rule(ruleset, rights & _READ if reading else rights, top)
             finally:
                 os.close(top)
         syscalls.landlock_restrict_self(ruleset)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import _socket
 import struct
 from typing import NamedTuple
 
-__all__ = ["NO_SUCH_NAME", "PORT", "Question", "answer", "question"]
+__all__ = ["NO_ERROR", "NO_SUCH_NAME", "PORT", "SERVER_FAILURE", "Question", "answer", "question"]
 
 PORT = 53
-NO_SUCH_NAME = 3  # NXDOMAIN
+NO_ERROR, SERVER_FAILURE, NO_SUCH_NAME = 0, 2, 3  # NOERROR, SERVFAIL, NXDOMAIN
 _KINDS = {
     1: "A", 2: "NS", 5: "CNAME", 6: "SOA", 12: "PTR", 15: "MX", 16: "TXT", 28: "AAAA", 33: "SRV", 35: "NAPTR", 64: "SVCB",
     65: "HTTPS", 255: "ANY",
 }  # fmt: skip
 _HEADER = struct.Struct(">HHHHHH")
+_RECORD = struct.Struct(">HHHIH")
+_THE_NAME_ASKED = 0xC00C  # a pointer to it (RFC 1035, 4.1.4)
 _IS_ANSWER, _AUTHORITATIVE, _RECURSION_WISHED, _RECURSION = 0x8000, 0x0400, 0x0100, 0x0080
 _OPCODE = 0x7800
 _LONGEST_NAME, _LONGEST_LABEL = 255, 63
@@ -54,8 +57,9 @@ def question(message: bytes) -> Question:
     return Question(".".join(labels) or ".", _KINDS.get(kind, f"TYPE{kind}"), message[_HEADER.size : at + 4])
 
 
-def answer(message: bytes, asked: Question, code: int) -> bytes:
-    """The answer with a response code and no records."""
+def answer(message: bytes, asked: Question, code: int, address: str = "") -> bytes:
+    """The answer with a response code, and the one address of IPv4 if there is one: good for no longer than it takes to read."""
     number, flags, *_ = _HEADER.unpack_from(message)
     flags = _IS_ANSWER | _AUTHORITATIVE | (flags & _RECURSION_WISHED) | _RECURSION | code
-    return _HEADER.pack(number, flags, 1, 0, 0, 0) + asked.raw
+    record = _RECORD.pack(_THE_NAME_ASKED, 1, 1, 0, 4) + _socket.inet_aton(address) if address else b""
+    return _HEADER.pack(number, flags, 1, bool(address), 0, 0) + asked.raw + record

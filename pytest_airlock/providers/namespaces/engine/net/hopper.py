@@ -13,13 +13,18 @@ import fcntl
 import os
 import struct
 import sys
+from collections.abc import Callable
 
 from .. import protocol, syscalls
+from . import divert, pings
 
-__all__ = ["Hopper", "start"]
+__all__ = ["Hopper", "Maker", "start"]
 
-#: Family, type and protocol of the socket wanted.
-_WANTED = struct.Struct("=III")
+#: What is wanted; of a socket its family, type and protocol.
+_WANTED = struct.Struct("=BIII")
+_SOCKET, _LISTENER, _DIVERT = range(3)
+#: Of a listener: what its third word may say.
+_TRANSPARENT, _DEAF = 1, 2
 _REFUSED = struct.Struct("=i")
 _SIOCGSKNS = 0x894C  # socket(7) has no word for it: the network name space of a socket, linux/sockios.h
 _PATIENCE = 5.0
@@ -34,10 +39,10 @@ class Hopper:
         self._sock = sock
         self.usable = True
 
-    def socket(self, neighbour: _socket.socket, family: int, kind: int, number: int = 0) -> _socket.socket:
-        """A new, non-blocking socket in the network that `neighbour` is in. Raises OSError; `usable` says if it can be asked again."""
+    def ask(self, neighbour: _socket.socket, what: int, *words: int) -> _socket.socket | None:
+        """Have something done in the network that `neighbour` is in. Raises OSError; `usable` says if it can be asked again."""
         self.usable = False
-        protocol.send(self._sock, _WANTED.pack(family, kind, number), (neighbour.fileno(),))
+        protocol.send(self._sock, _WANTED.pack(what, *words), (neighbour.fileno(),))
         data, fds = protocol.receive(self._sock)
         if data is None:
             raise OSError(errno.EPIPE, os.strerror(errno.EPIPE))
@@ -45,7 +50,34 @@ class Hopper:
         if data != _MADE:
             code = _REFUSED.unpack(data)[0]
             raise OSError(code, os.strerror(code))
-        return _socket.socket(fileno=fds[0])
+        return _socket.socket(fileno=fds[0]) if fds else None
+
+
+class Maker:
+    """Makes sockets in one network: the one that `neighbour` is in. `hopper` gives who does it, or raises OSError(ENOTCONN).
+
+    What it makes does not block. Every method raises OSError.
+    """
+
+    def __init__(self, hopper: Callable[[], Hopper], neighbour: _socket.socket) -> None:
+        self._hopper, self._neighbour = hopper, neighbour
+
+    def socket(self, family: int, kind: int, number: int = 0) -> _socket.socket:
+        return self._made(_SOCKET, family, kind, number)
+
+    def listener(self, family: int, kind: int, *, transparent: bool, deaf: bool = False) -> _socket.socket:
+        """`transparent`: the steps of divert.py lead to it; `deaf`: it lets nobody connect, and nobody is told."""
+        return self._made(_LISTENER, family, kind, transparent * _TRANSPARENT | deaf * _DEAF)
+
+    def divert(self) -> None:
+        """Have the steps of divert.py stand in this network: once."""
+        self._hopper().ask(self._neighbour, _DIVERT, 0, 0, 0)
+
+    def _made(self, what: int, *words: int) -> _socket.socket:
+        made = self._hopper().ask(self._neighbour, what, *words)
+        if made is None:
+            raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG))
+        return made
 
 
 def start() -> _socket.socket:
@@ -78,18 +110,26 @@ def _serve(sock: _socket.socket) -> None:
         except OSError as error:
             protocol.send(sock, _REFUSED.pack(error.errno or errno.EIO))
         else:
-            protocol.send(sock, _MADE, (made.fileno(),))
-            made.close()
+            protocol.send(sock, _MADE, (made.fileno(),) if made is not None else ())
+            if made is not None:
+                made.close()
         finally:
             for fd in fds:
                 os.close(fd)
 
 
-def _make(neighbour: int, home: int, family: int, kind: int, number: int) -> _socket.socket:
+def _make(neighbour: int, home: int, what: int, family: int, kind: int, number: int) -> _socket.socket | None:
     network = fcntl.ioctl(neighbour, _SIOCGSKNS)
     try:
         syscalls.setns(network, syscalls.CLONE_NEWNET)
         try:
+            if what == _DIVERT:
+                return divert.install()
+            if what == _LISTENER:
+                made = divert.new_listener(family, kind, transparent=bool(number & _TRANSPARENT))
+                if number & _DEAF:
+                    pings.hear_nothing(made)  # what the kernel allows not everybody
+                return made
             return _socket.socket(family, kind | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK, number)
         finally:
             syscalls.setns(home, syscalls.CLONE_NEWNET)

@@ -8,6 +8,8 @@ import errno
 import os
 import select
 import sys
+import time
+from _heapq import heappop, heappush
 from _queue import Empty, SimpleQueue
 from collections.abc import Callable, Sequence
 
@@ -31,6 +33,13 @@ class Loop:
         self._vital: set[int] = set()
         self._closing: SimpleQueue[int] = SimpleQueue()
         self._closers = 0
+        self._later: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = 0
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call it once, then; at the earliest in the next turn."""
+        self._count += 1
+        heappush(self._later, (time.monotonic() + seconds, self._count, call))
 
     def add(self, sock: _socket.socket, call: Callable[[], None]) -> None:
         self.watch(sock.fileno(), call)
@@ -129,7 +138,7 @@ class Loop:
         """Wait, and call whoever is ready. What fails is told in the log and not called again: it is the matter of one
         sandbox, and must not be that of all.
         """
-        for fd, _ in self._epoll.poll():
+        for fd, _ in self._epoll.poll(self._patience()):
             call = self._calls.get(fd)  # an earlier one may have removed it
             if call is None:
                 continue
@@ -141,3 +150,17 @@ class Loop:
                 sys.excepthook(*sys.exc_info())
                 if fd in self._calls:
                     self._listen(fd, 0)
+        self._call_due()
+
+    def _patience(self) -> float:
+        """Seconds until the next is due; -1 = there is none."""
+        return max(0.0, self._later[0][0] - time.monotonic()) if self._later else -1
+
+    def _call_due(self) -> None:
+        now, last = time.monotonic(), self._count
+        while self._later and self._later[0][0] <= now and self._later[0][1] <= last:
+            _, _, call = heappop(self._later)
+            try:
+                call()
+            except Exception:  # noqa: BLE001 - as above
+                sys.excepthook(*sys.exc_info())

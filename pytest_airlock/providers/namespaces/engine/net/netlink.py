@@ -9,10 +9,11 @@ import _socket
 import errno
 import os
 import struct
+from collections.abc import Callable
 
 from ..syscalls import StepError
 
-__all__ = ["OWN", "RESOLVER", "set_up"]
+__all__ = ["OWN", "RESOLVER", "attribute", "message", "set_up", "transact"]
 
 #: Of 198.18.0.0/15, which RFC 2544 keeps free for tests of networks: nobody's address anywhere.
 OWN, RESOLVER = "198.18.0.1", "198.18.0.53"
@@ -27,18 +28,18 @@ _LO, _IFF_UP = 1, 1
 _HEADER = struct.Struct("=IHHII")
 
 
-def _attribute(kind: int, data: bytes) -> bytes:
+def attribute(kind: int, data: bytes) -> bytes:
     return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
 
 
-def _message(kind: int, flags: int, body: bytes, number: int) -> bytes:
+def message(kind: int, flags: int, body: bytes, number: int) -> bytes:
     return _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | flags, number, 0) + body
 
 
 def _any_address(family: int, scope: int, *attributes: bytes) -> bytes:
     """A route by which every address is this machine's own."""
     head = struct.pack("=BBBBBBBBI", family, 0, 0, 0, _RT_TABLE_LOCAL, _RTPROT_BOOT, scope, _RTN_LOCAL, 0)
-    return head + b"".join(attributes) + _attribute(_RTA_OIF, struct.pack("=I", _LO))
+    return head + b"".join(attributes) + attribute(_RTA_OIF, struct.pack("=I", _LO))
 
 
 _OWN = _socket.inet_aton(OWN)
@@ -49,12 +50,12 @@ _BODIES = (
         _RTM_NEWADDR,
         _CREATE | _EXCL,
         struct.pack("=BBBBi", _socket.AF_INET, 32, 0, 0, _LO)
-        + _attribute(_IFA_LOCAL, _OWN)
-        + _attribute(_IFA_ADDRESS, _OWN),
+        + attribute(_IFA_LOCAL, _OWN)
+        + attribute(_IFA_ADDRESS, _OWN),
     ),
     # Without a source of its own a connection would have both ends at one address, and could meet itself. That it is
     # none of 127.0.0.0/8 also makes resolvers ask for IPv4 addresses (AI_ADDRCONFIG).
-    (_RTM_NEWROUTE, _CREATE | _EXCL, _any_address(_socket.AF_INET, _RT_SCOPE_HOST, _attribute(_RTA_PREFSRC, _OWN))),
+    (_RTM_NEWROUTE, _CREATE | _EXCL, _any_address(_socket.AF_INET, _RT_SCOPE_HOST, attribute(_RTA_PREFSRC, _OWN))),
     (_RTM_NEWROUTE, _CREATE | _EXCL, _any_address(_socket.AF_INET6, 0)),
 )
 
@@ -62,7 +63,7 @@ _BODIES = (
 def _all(count: int) -> bytes:
     """The first messages in one packet; the last is acknowledged, of the others only a failure is told."""
     return b"".join(
-        _message(kind, flags | (_ACK if number == count - 1 else 0), body, number)
+        message(kind, flags | (_ACK if number == count - 1 else 0), body, number)
         for number, (kind, flags, body) in enumerate(_BODIES[:count])
     )
 
@@ -73,14 +74,21 @@ _PACKETS = {count: _all(count) for count in (3, 4)}
 def set_up(*, v6: bool) -> None:
     """Make every address of this network name space its own. Raises StepError("network …")."""
     count = 4 if v6 else 3
-    sock = _socket.socket(_AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, _NETLINK_ROUTE)
+    transact(_NETLINK_ROUTE, _PACKETS[count], count - 1, _STEPS.__getitem__)
+
+
+def transact(family: int, packet: bytes, last: int, step: Callable[[int], str]) -> None:
+    """Send messages to a part of the kernel; done when the one with number `last` is acknowledged. Raises StepError with the
+    `step` of the message that failed.
+    """
+    sock = _socket.socket(_AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, family)
     try:
-        sock.send(_PACKETS[count])
+        sock.send(packet)
         while True:
             for number, code in _outcomes(sock.recv(8192)):
                 if code:
-                    raise StepError(code, f"network {_STEPS[number]}")
-                if number == count - 1:
+                    raise StepError(code, f"network {step(number)}")
+                if number == last:
                     return
     finally:
         sock.close()

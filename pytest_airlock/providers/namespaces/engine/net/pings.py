@@ -14,7 +14,7 @@ from ..bpf import RETURN, Op, assemble
 from .netlink import OWN
 from .recorder import ICMP6, Heard
 
-__all__ = ["answer", "is_inside", "new"]
+__all__ = ["answer", "hear_nothing", "is_inside", "new"]
 
 _IPPROTO_RAW, _IPPROTO_ICMP = 255, 1
 _SO_ATTACH_FILTER = 26
@@ -28,13 +28,18 @@ _LO = 1
 _QUOTED = 200  # bytes of the refused packet
 
 
+def hear_nothing(sock: _socket.socket) -> None:
+    """All that is sent to it is dropped, and who sends is told nothing; a listener lets nobody connect."""
+    sock.setsockopt(_socket.SOL_SOCKET, _SO_ATTACH_FILTER, _FPROG)
+
+
 def new(*, v6: bool) -> tuple[_socket.socket, ...]:
     """Sockets that send and receive nothing. Need CAP_NET_RAW."""
     kind = _socket.SOCK_RAW | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
     made = [_socket.socket(_socket.AF_INET, kind, _IPPROTO_RAW)]
     if v6:
         sock = _socket.socket(_socket.AF_INET6, kind, ICMP6)
-        sock.setsockopt(_socket.SOL_SOCKET, _SO_ATTACH_FILTER, _FPROG)
+        hear_nothing(sock)
         sock.setsockopt(_socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
         made.append(sock)
     return tuple(made)

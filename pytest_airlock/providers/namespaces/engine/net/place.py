@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from .. import syscalls
 from ..syscalls import StepError
-from . import dns, netlink, pings, recorder
+from . import divert, dns, netlink, pings, recorder
 from .registry import born
 
 __all__ = ["PING_SYSCTLS", "Means", "Probe", "lead_nowhere"]
@@ -32,17 +32,18 @@ class Means(NamedTuple):
     """What this kernel lets the network of a sandbox be, and why not ("" = it can): a step and an errno.
 
     `everywhere`: all addresses lead to the sandbox itself, on which the rest is built; `v6`: those of IPv6 too;
-    `recorder`: what is tried is heard of.
+    `recorder`: what is tried is heard of; `divert`: every address and port can be led to a listener of ours.
     """
 
     everywhere: bool
     v6: bool
     recorder: bool
+    divert: bool
     lacking: dict[str, tuple[str, int]]
 
     def report(self) -> dict[str, Any]:
         """What the client is told."""
-        return {"everywhere": self.everywhere, "v6": self.v6, "recorder": self.recorder, "lacking": self.lacking}
+        return self._asdict()
 
 
 def lead_nowhere(means: Means, registry: _socket.socket, life: int) -> None:
@@ -133,6 +134,13 @@ def _try() -> dict[str, Any]:
         syscalls.unshare(syscalls.CLONE_NEWNET)
     everywhere = v6 or works("everywhere", lambda: netlink.set_up(v6=False))
     made: list[_socket.socket] = []  # open until the end: to close the recorder takes milliseconds
-    wanted = Means(everywhere=True, v6=v6, recorder=True, lacking={})
+    wanted = Means(everywhere=True, v6=v6, recorder=True, divert=False, lacking={})
     recorder_works = everywhere and works("recorder", lambda: made.extend(_sockets(wanted)))
-    return {"everywhere": everywhere, "v6": v6, "recorder": recorder_works, "lacking": lacking}
+    diverts = everywhere and works("divert", _divert)
+    found = Means(everywhere=everywhere, v6=v6, recorder=recorder_works, divert=diverts, lacking=lacking)
+    return found._asdict()
+
+
+def _divert() -> None:
+    divert.install()
+    divert.new_listener(_socket.AF_INET, _socket.SOCK_STREAM).close()

@@ -12,26 +12,24 @@ import _socket
 import _thread
 import errno
 import os
-import resource
 import signal
 import sys
-from collections.abc import Callable
 from typing import Any
 
-from .. import landlock, protocol, syscalls
-from . import calls
+from .. import landlock, protocol
+from . import calls, powers
 from .forward import Forward
-from .hopper import Hopper
+from .hopper import Hopper, Maker
 from .loop import Loop
+from .outside import Outside
+from .policy import Policy
 from .records import Records
 from .registry import BORN, GONE, KIND_GONE, KIND_HOPPER
 from .wire import Wire
 
 __all__ = ["NetworkProcess", "run"]
 
-_NOBODY = 65_534
 _MEMORY = 512 << 20
-_LOG = 1 << 20
 _PATIENCE = 10  # seconds for the end
 _STACK = 256 << 10  # bytes of each thread, which does nothing but close
 #: Of dead lives: how many are remembered, and bytes of all of them.
@@ -47,6 +45,7 @@ class NetworkProcess:
         self._wires: dict[int, Wire] = {}
         self._past: dict[int, Records] = {}
         self._hopper: Hopper | None = None
+        self._outside = Outside(self._loop)
         self._serving = True
         registry.setblocking(False)
         self._loop.watch(owner, self._stop, vital=True)
@@ -92,7 +91,8 @@ class NetworkProcess:
             self._hopper = Hopper(*sockets)
         else:
             _, life, recorded = BORN.unpack(data)
-            self._wires[life] = Wire(self._loop, sockets, recorded=recorded)
+            maker = Maker(self._usable_hopper, sockets[0])
+            self._wires[life] = Wire(self._loop, self._outside, maker, sockets, recorded=recorded)
 
     def _bury(self, life: int) -> None:
         wire = self._wires.pop(life, None)
@@ -113,8 +113,6 @@ class NetworkProcess:
                 self._control, {"error": ["network receive", error.errno or 0, ""], "number": protocol.ANY}
             )
             return
-        for fd in fds:
-            os.close(fd)
         if request is None:
             self._stop()
             return
@@ -122,7 +120,8 @@ class NetworkProcess:
         self._register()
         made = None
         try:
-            answer: dict[str, Any] = {"ok": getattr(self, f"op_{request['op']}")(request)}
+            call = getattr(self, f"op_{request['op']}")
+            answer: dict[str, Any] = {"ok": call(request, fds) if request["op"] == "dialler" else call(request)}
         except OSError as error:
             answer = {"error": [f"network {request['op']}", error.errno or 0, ""]}
         except Exception as error:  # noqa: BLE001 - all sandboxes would go without: whoever asked is told
@@ -130,6 +129,9 @@ class NetworkProcess:
         else:
             if isinstance(answer["ok"], _socket.socket):
                 made, answer["ok"] = answer["ok"], None
+        finally:
+            for fd in fds:
+                os.close(fd)
         protocol.send_json(
             self._control, {**answer, "number": request["number"]}, (made.fileno(),) if made is not None else ()
         )
@@ -138,15 +140,29 @@ class NetworkProcess:
 
     def op_socket(self, request: dict[str, Any]) -> _socket.socket:
         """A new socket in the network of a life: for whoever asks to connect with, so errors are its own."""
-        return self._hopper_for(request)(request["family"], request["kind"], request["protocol"])
+        return self._living(request).maker.socket(request["family"], request["kind"], request["protocol"])
+
+    def op_rule(self, request: dict[str, Any]) -> None:
+        """Put a policy in force. OSError(ENOTCONN) where a hopper or a dialler must be there before."""
+        wire, policy = self._living(request), Policy(request["rule"])
+        if not policy.closed:
+            self._usable_hopper()
+            if not self._outside.usable:
+                raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        wire.rule(policy, divert=request["divert"])
+
+    def op_dialler(self, _request: dict[str, Any], fds: list[int]) -> None:
+        """Its channel came along."""
+        self._outside.begin(_socket.socket(fileno=fds.pop()))
 
     def op_forward(self, request: dict[str, Any]) -> int:
         """Lead a port of the host's loopback device to an address inside; the answer is the port."""
-        make = self._hopper_for(request)
+        wire = self._living(request)
+        self._usable_hopper()
         host, port = request["address"]
         family = _socket.AF_INET6 if ":" in host else _socket.AF_INET
-        forward = Forward(self._loop, lambda: make(family, _socket.SOCK_STREAM, 0), (host, port))
-        self._wires[request["life"]].forwards[forward.port] = forward
+        forward = Forward(self._loop, lambda: wire.maker.socket(family, _socket.SOCK_STREAM), (host, port))
+        wire.forwards[forward.port] = forward
         return forward.port
 
     def op_unforward(self, request: dict[str, Any]) -> None:
@@ -156,22 +172,18 @@ class NetworkProcess:
         if forward is not None:
             forward.close()
 
-    def _hopper_for(self, request: dict[str, Any]) -> Callable[[int, int, int], _socket.socket]:
+    def _living(self, request: dict[str, Any]) -> Wire:
         wire = self._wires.get(request["life"])
         if wire is None:
             raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
-        if self._hopper is None:
-            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-        return lambda family, kind, number: self._made(wire.neighbour, family, kind, number)
+        return wire
 
-    def _made(self, neighbour: _socket.socket, *wanted: int) -> _socket.socket:
-        if self._hopper is None:
+    def _usable_hopper(self) -> Hopper:
+        if self._hopper is None or not self._hopper.usable:
+            # After a question without an answer its next one would be that of another.
+            self._hopper = None
             raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-        try:
-            return self._hopper.socket(neighbour, *wanted)
-        finally:
-            if not self._hopper.usable:
-                self._hopper = None  # its next answer would be that of another question
+        return self._hopper
 
     def op_attempts(self, request: dict[str, Any]) -> dict[str, Any]:
         """Some of what was tried in a life, from the `start`-th on; `total` is how many are kept in all.
@@ -190,37 +202,8 @@ class NetworkProcess:
 
 def run(control: int, registry: _socket.socket, owner: int, parent: int) -> None:
     """What the process does: until the client or the fork server, `parent`, is gone."""
-    _give_up_powers(parent)
-    _thread.stack_size(_STACK)
-    NetworkProcess(_socket.socket(fileno=control), registry, owner).serve()
-
-
-def _give_up_powers(parent: int) -> None:
-    if os.geteuid() == 0:
-        try:
-            os.setgroups([])
-            os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-            os.setresuid(_NOBODY, _NOBODY, _NOBODY)
-        except OSError as error:
-            # Root of a container that has no such id, or may not change its own: without capabilities it is nobody too.
-            if error.errno not in (errno.EPERM, errno.EINVAL):
-                raise
-    syscalls.capset(0, 0)
-    # For one that was stopped; else it ends by itself. Cleared by a change of ids, so set after it.
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)
-    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    for limit, value in (
-        (resource.RLIMIT_NOFILE, hard),
-        (resource.RLIMIT_DATA, _MEMORY),
-        (resource.RLIMIT_FSIZE, _LOG),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        ceiling = resource.getrlimit(limit)[1]
-        value = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)
-        resource.setrlimit(limit, (value, value))
+    powers.give_up(_MEMORY, parent)
     landlock.confine(landlock.version(), ())
     calls.allow_no_other()
+    _thread.stack_size(_STACK)
+    NetworkProcess(_socket.socket(fileno=control), registry, owner).serve()

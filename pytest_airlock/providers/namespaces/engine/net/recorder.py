@@ -26,6 +26,7 @@ from ..bpf import (
     Op,
     assemble,
 )
+from . import dns
 from .netlink import OWN
 
 __all__ = ["ECHO", "ECHO6", "ICMP", "ICMP6", "TCP", "UDP", "Heard", "lost", "new", "read"]
@@ -40,6 +41,7 @@ _SO_ATTACH_FILTER, _PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 26, 6, 23
 _ETH_P_ALL = 3
 _OWN_NUMBER = struct.unpack(">I", _socket.inet_aton(OWN))[0]
 _SYN, _SYN_ACK = 0x02, 0x12
+_UDP_HEADER = 8
 
 # Offsets are those of RFC 791, 8200, 9293, 792 and 4443.
 _FILTER: Code = (
@@ -99,6 +101,15 @@ class Heard(NamedTuple):
     address: str
     port: int
     content: bytes
+
+    def question(self) -> dns.Question | None:
+        """What it asks a name server, if it does."""
+        if self.protocol != UDP or self.port != dns.PORT:
+            return None
+        try:
+            return dns.question(self.content[_UDP_HEADER:])
+        except ValueError:
+            return None  # a datagram like any other
 
 
 def new() -> _socket.socket:

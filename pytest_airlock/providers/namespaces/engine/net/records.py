@@ -15,7 +15,6 @@ __all__ = ["MOST", "Records", "Tried"]
 MOST = 10_000
 _MOST_BYTES = 4 << 20
 _PAGE, _FIXED = 48_000, 160  # bytes of a message, and of a record without the texts from inside
-_UDP_HEADER = 8
 _NAMES = {ICMP: "icmp", TCP: "tcp", UDP: "udp", ICMP6: "icmp6"}
 
 
@@ -54,26 +53,20 @@ class Records:
             end += 1
         return self.kept[start:end]
 
-    def hear(self, heard: Heard) -> None:
-        """A packet that was sent."""
-        host = question = ""
-        name = _NAMES.get(heard.protocol, f"protocol {heard.protocol}")
-        if heard.protocol == UDP and heard.port == dns.PORT:
-            try:
-                asked = dns.question(heard.content[_UDP_HEADER:])
-            except ValueError:
-                pass  # no question: a datagram like any other
-            else:
-                name, host, question = "dns", asked.name, f"{asked.kind} {asked.name}"
-        self._add(name, host, heard.address, heard.port, question)
+    def hear(self, heard: Heard, asked: dns.Question | None, host: str, *, allowed: bool) -> None:
+        """A packet that was sent to `host` ("" = not known), or with a question to a name server."""
+        name, question = _NAMES.get(heard.protocol, f"protocol {heard.protocol}"), ""
+        if asked is not None:
+            name, host, question = "dns", asked.name, f"{asked.kind} {asked.name}"
+        self._add(name, host, heard.address, heard.port, question, allowed=allowed)
 
-    def ask(self, asked: dns.Question) -> None:
+    def ask(self, asked: dns.Question, *, allowed: bool) -> None:
         """A question by TCP, of which no single packet tells."""
-        self._add("dns", asked.name, RESOLVER, dns.PORT, f"{asked.kind} {asked.name}")
+        self._add("dns", asked.name, RESOLVER, dns.PORT, f"{asked.kind} {asked.name}", allowed=allowed)
 
-    def _add(self, protocol: str, host: str, address: str, port: int, question: str) -> None:
+    def _add(self, protocol: str, host: str, address: str, port: int, question: str, *, allowed: bool) -> None:
         if self.full:
             self.lost += 1
             return
         self.size += _FIXED + len(host) + len(question)
-        self.kept.append(Tried(time.time(), protocol, host, address, port, question, "refused"))
+        self.kept.append(Tried(time.time(), protocol, host, address, port, question, "allowed" if allowed else "refused"))

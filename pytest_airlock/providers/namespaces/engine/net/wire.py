@@ -5,10 +5,16 @@ from __future__ import annotations
 import _socket
 import select
 import struct
+from functools import partial
+from typing import Any
 
 from . import dns, pings, recorder
 from .forward import Forward
+from .gate import Gate
+from .hopper import Maker
 from .loop import Loop
+from .outside import Outside
+from .policy import Policy
 from .records import Records
 
 __all__ = ["Wire"]
@@ -24,8 +30,13 @@ _LENGTH = struct.Struct(">H")
 class Wire:
     """Owns the sockets it is given: the resolver's two, and where tries are recorded what hears them and what answers pings."""
 
-    def __init__(self, loop: Loop, sockets: list[_socket.socket], *, recorded: bool) -> None:
+    def __init__(
+        self, loop: Loop, outside: Outside, maker: Maker, sockets: list[_socket.socket], *, recorded: bool
+    ) -> None:
         self.records = Records()
+        self.maker = maker
+        self._gate = Gate(loop, outside, maker)
+        self._diverted = False
         self.forwards: dict[int, Forward] = {}
         self._loop = loop
         self._datagrams, self._listener = sockets[:2]
@@ -38,10 +49,13 @@ class Wire:
             ear = self._ear
             loop.add(ear, lambda: self._listen(ear))
 
-    @property
-    def neighbour(self) -> _socket.socket:
-        """A socket in this network."""
-        return self._datagrams
+    def rule(self, policy: Policy, *, divert: bool) -> None:
+        """Put a policy in force; `divert`: by the steps of divert.py. Raises OSError; then it is locked."""
+        self.settle()  # by the policy under which it was tried
+        if divert and not self._diverted and not policy.closed:
+            self.maker.divert()
+            self._diverted = True
+        self._gate.set(policy, diverted=self._diverted)
 
     def _listen(self, ear: _socket.socket, most: int = _AT_ONCE) -> None:
         """Note what was heard, up to `most` packets."""
@@ -64,7 +78,9 @@ class Wire:
             return
         ping = heard.protocol in (recorder.ICMP, recorder.ICMP6)
         if not (ping and pings.is_inside(heard.address)):
-            self.records.hear(heard)
+            asked = heard.question()
+            host, allowed = self._gate.verdict(heard, asked)
+            self.records.hear(heard, asked, host, allowed=allowed)
         if ping:
             try:
                 pings.answer(self._pings, packet, heard)
@@ -85,13 +101,15 @@ class Wire:
                 query, sender = self._datagrams.recvfrom(_LONGEST_QUERY)
             except OSError:
                 return
-            answer = _answer(query)
-            if answer is None:
-                continue
-            try:
-                self._datagrams.sendto(answer[1], sender)
-            except OSError:
-                pass  # nobody waits for it any more
+            asked = _question(query)
+            if asked is not None:
+                self._gate.ask(asked, partial(self._tell, query, asked, sender))
+
+    def _tell(self, query: bytes, asked: dns.Question, sender: Any, code: int, address: str) -> None:
+        try:
+            self._datagrams.sendto(dns.answer(query, asked, code, address), sender)
+        except OSError:
+            pass  # nobody waits for it any more
 
     def _take_connection(self) -> None:
         # Before: without a descriptor left the next one could not be accepted, and would be announced for ever.
@@ -117,20 +135,28 @@ class Wire:
         if self._ear is not None:
             self._listen(self._ear)  # in order with what was heard before
         try:
-            answers = [_answer(query) for query in connection.queries()]
-            for answer in answers:
-                if answer is not None:
-                    self.records.ask(answer[0])
-            for answer in answers:
-                if answer is None:
-                    raise ValueError("no question")
-                message = _LENGTH.pack(len(answer[1])) + answer[1]
-                if connection.sock.send(message) < len(message):
-                    raise ValueError("it asks and does not read")
-        except (OSError, ValueError):
+            for query in connection.queries():
+                asked = dns.question(query)
+                known = self._gate.ask(asked, partial(self._answer, fd, connection, query, asked))
+                self.records.ask(asked, allowed=known)
+        except ValueError:
             data = b""
-        if not data:
+        if not data and self._connections.get(fd) is connection:
             self._drop(fd)
+
+    def _answer(
+        self, fd: int, connection: _Connection, query: bytes, asked: dns.Question, code: int, address: str
+    ) -> None:
+        if self._connections.get(fd) is not connection:
+            return  # it did not wait
+        answer = dns.answer(query, asked, code, address)
+        message = _LENGTH.pack(len(answer)) + answer
+        try:
+            sent = connection.sock.send(message)
+        except OSError:
+            sent = 0
+        if sent < len(message):
+            self._drop(fd)  # it is gone, or asks and does not read
 
     def _drop(self, fd: int) -> None:
         self._loop.close(self._connections.pop(fd).sock)
@@ -145,6 +171,7 @@ class Wire:
         self.settle()
         for forward in self.forwards.values():
             forward.close()
+        self._gate.close()
         for connection in self._connections.values():
             self._loop.close(connection.sock)
         self._connections.clear()
@@ -176,10 +203,9 @@ class _Connection:
         return whole
 
 
-def _answer(query: bytes) -> tuple[dns.Question, bytes] | None:
-    """The question, and that there is no such name; None for what is no question: it gets no answer."""
+def _question(query: bytes) -> dns.Question | None:
+    """None for what is no question: it gets no answer."""
     try:
-        asked = dns.question(query)
+        return dns.question(query)
     except ValueError:
         return None
-    return asked, dns.answer(query, asked, dns.NO_SUCH_NAME)

@@ -1,0 +1,103 @@
+"""The network process' end of the channel to the dialler: questions with a number, and who waits for the answers."""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from .. import protocol
+from .loop import Loop
+from .policy import End, Way
+
+__all__ = ["Outside"]
+
+#: Questions to it that are open at one time, of all sandboxes.
+_MOST = 2048
+
+Dialled = Callable[[int, "_socket.socket | None"], None]
+
+
+class Outside:
+    """Without a dialler, and if it dies, all that is asked fails with ENOTCONN."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._channel: _socket.socket | None = None
+        self._waiting: dict[int, Dialled] = {}
+        self._number = 0
+
+    @property
+    def usable(self) -> bool:
+        return self._channel is not None
+
+    def begin(self, channel: _socket.socket) -> None:
+        """From now on this one is asked."""
+        self._give_up()
+        channel.setblocking(False)
+        self._channel = channel
+        self._loop.add(channel, self._take)
+
+    def dial(self, way: Way, listed: list[End], done: Dialled) -> None:
+        """`done` gets (0, the connection) or (errno, None), never before this returns."""
+        self._ask("tcp", way.host, way.port, listed, done, exact=way.exact, trusted=way.trusted)
+
+    def look_up(self, name: str, listed: list[End], done: Callable[[int], None]) -> None:
+        """`done` gets 0 if the name leads to an address that may be dialled."""
+        self._ask("name", name, 0, listed, lambda code, _: done(code), exact=False, trusted=False)
+
+    def _ask(self, kind: str, host: str, port: int, listed: list[End], done: Dialled, **words: bool) -> None:
+        self._number += 1
+        number = self._number
+        request = {"number": number, "kind": kind, "host": host, "port": port, "listed": listed, **words}
+        try:
+            if self._channel is None or len(self._waiting) >= _MOST:
+                raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+            protocol.send_json(self._channel, request)
+        except OSError as error:
+            code = error.errno or errno.EIO
+            self._loop.later(0, lambda: done(code, None))
+            return
+        self._waiting[number] = done
+
+    def _take(self) -> None:
+        if self._channel is None:
+            return
+        try:
+            answer, fds = protocol.receive_json(self._channel)
+        except BlockingIOError:
+            return
+        except OSError:
+            # No descriptor was left for a connection: nobody knows whose it was.
+            answer, fds = None, []
+        if answer is None:
+            self._give_up()
+            return
+        sockets = [_socket.socket(fileno=fd) for fd in fds]
+        done = self._waiting.pop(answer["number"], None)
+        made = sockets.pop() if sockets and done is not None else None
+        for sock in sockets:
+            sock.close()
+        if done is not None:
+            _call(done, answer["error"], made)
+
+    def _give_up(self) -> None:
+        if self._channel is not None:
+            self._loop.close(self._channel)
+            self._channel = None
+        waiting, self._waiting = self._waiting, {}
+        for done in waiting.values():
+            _call(done, errno.ENOTCONN, None)
+
+
+def _call(done: Dialled, code: int, made: Any) -> None:
+    """What fails is the matter of one connection."""
+    try:
+        done(code, made)
+    except Exception:  # noqa: BLE001 - and must not be that of all
+        sys.excepthook(*sys.exc_info())
+        if made is not None:
+            made.close()

@@ -1,0 +1,152 @@
+"""One connection of a program inside to what the policy lets it reach: dialled outside, looked at once, then carried."""
+
+from __future__ import annotations
+
+import _socket
+from collections.abc import Callable
+from typing import Protocol
+
+from . import hello
+from .faulty import FaultyRelay
+from .loop import Loop
+from .outside import Outside
+from .policy import Policy, Way
+from .relay import Relay, reset
+
+__all__ = ["Passage"]
+
+#: Seconds within which a program that has begun a TLS handshake must have said the name.
+_PATIENCE = 20.0
+
+
+class _Carrier(Protocol):
+    @property
+    def open(self) -> bool: ...
+    def abort(self) -> None: ...
+
+
+class Passage:
+    """Owns `inner`, the end of the connection that the program made to `target`: name ("" = none), address, port. `over` is
+    called once, when all is closed.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        outside: Outside,
+        inner: _socket.socket,
+        target: tuple[str, str, int],
+        over: Callable[[Passage], None],
+    ) -> None:
+        self._loop, self._outside, self._target, self._over = loop, outside, target, over
+        self._inner: _socket.socket | None = inner
+        self._outer: _socket.socket | None = None
+        self._carrier: _Carrier | None = None
+        self._way: Way | None = None
+        self._ended = False
+
+    def begin(self, policy: Policy) -> None:
+        """Dial, if the policy knows a way."""
+        self._way = policy.way(*self._target)
+        if self._way is None or self._way.fault.connect != "accept":
+            self.abort()
+            return
+        self._outside.dial(self._way, policy.listed(self._target[2]), self._dialled)
+
+    def review(self, policy: Policy) -> None:
+        """Under a new policy: it goes on if that leads it the same way."""
+        if policy.way(*self._target) != self._way:
+            self.abort()
+
+    def _dialled(self, code: int, outer: _socket.socket | None) -> None:
+        if self._ended or self._way is None or self._inner is None:
+            if outer is not None:
+                outer.close()
+            return
+        if outer is None or code:
+            self.abort()
+            return
+        self._outer = outer
+        if not self._way.check:
+            self._carry(self._inner, outer)
+            return
+        # Whoever speaks first decides: in TLS it is the client, in others it may be the server.
+        inner = self._inner
+        self._loop.add(inner, lambda: self._look(inner, outer))
+        self._loop.add(outer, lambda: self._carry(inner, outer))
+        self._loop.later(_PATIENCE, self._waited)
+
+    def _look(self, inner: _socket.socket, outer: _socket.socket) -> None:
+        """At what the program says first, without taking it: what is carried later is what was seen."""
+        try:
+            data = inner.recv(hello.LONGEST, _socket.MSG_PEEK)
+            if not data or not hello.is_tls(data):
+                self._carry(inner, outer)
+                return
+            # From here on the server's silence is none of its choice.
+            self._loop.remove(outer)
+            name = hello.server_name(data)
+        except hello.Incomplete as more:
+            if more.size > hello.LONGEST or len(data) >= hello.LONGEST:
+                self.abort()
+            else:
+                # Else it would be called at once again, as long as nothing more comes.
+                inner.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVLOWAT, more.size)
+            return
+        except (ValueError, OSError):
+            self.abort()
+            return
+        if name != self._target[0]:
+            self.abort()
+            return
+        inner.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVLOWAT, 1)
+        self._carry(inner, outer)
+
+    def _waited(self) -> None:
+        if self._carrier is None and not self._ended and self._outer is not None:
+            sock = self._inner
+            # A program that has said nothing at all may be waiting for the server.
+            if sock is not None and sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_RCVLOWAT) > 1:
+                self.abort()
+
+    def _carry(self, inner: _socket.socket, outer: _socket.socket) -> None:
+        for sock in (inner, outer):
+            self._loop.remove(sock)
+        self._inner = self._outer = None
+        fault = self._way.fault if self._way is not None else None
+        try:
+            if fault is not None and fault.slows:
+                carrier: Relay | FaultyRelay = FaultyRelay(self._loop, inner, outer, fault, self._done)
+            else:
+                carrier = Relay(self._loop, inner, outer, self._done)
+        except OSError:
+            for sock in (inner, outer):
+                self._loop.remove(sock)
+                reset(sock)
+            self._end()
+            return
+        self._carrier = carrier
+        if not carrier.open:
+            self._end()
+
+    def _done(self, _: object) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._over(self)
+
+    def abort(self) -> None:
+        """The program sees a reset, at once."""
+        if self._ended:
+            return
+        if self._carrier is not None:
+            self._carrier.abort()
+            return
+        for sock in (self._inner, self._outer):
+            if sock is not None:
+                self._loop.remove(sock)
+                reset(sock)
+        self._inner = self._outer = None
+        self._end()
