@@ -106,7 +106,7 @@ def _serve(sock: _socket.socket) -> None:
         if data is None:
             return
         try:
-            made = _make(fds[0], home, *_WANTED.unpack(data))
+            made = _make(fds[0], home, data)
         except OSError as error:
             protocol.send(sock, _REFUSED.pack(error.errno or errno.EIO))
         else:
@@ -118,13 +118,15 @@ def _serve(sock: _socket.socket) -> None:
                 os.close(fd)
 
 
-def _make(neighbour: int, home: int, what: int, family: int, kind: int, number: int) -> _socket.socket | None:
+def _make(neighbour: int, home: int, wanted: bytes) -> _socket.socket | None:
+    what, family, kind, number = _WANTED.unpack(wanted)
     network = fcntl.ioctl(neighbour, _SIOCGSKNS)
     try:
         syscalls.setns(network, syscalls.CLONE_NEWNET)
         try:
             if what == _DIVERT:
-                return divert.install()
+                divert.install()
+                return None
             if what == _LISTENER:
                 made = divert.new_listener(family, kind, transparent=bool(number & _TRANSPARENT))
                 if number & _DEAF:
