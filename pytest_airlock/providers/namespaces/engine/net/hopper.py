@@ -28,6 +28,7 @@ _TRANSPARENT, _DEAF = 1, 2
 _REFUSED = struct.Struct("=i")
 _SIOCGSKNS = 0x894C  # socket(7) has no word for it: the network name space of a socket, linux/sockios.h
 _PATIENCE = 5.0
+_GONE = (errno.EPIPE, errno.ECONNRESET)
 _MADE = b"s"
 
 
@@ -41,8 +42,12 @@ class Hopper:
 
     def ask(self, neighbour: _socket.socket, what: int, *words: int) -> _socket.socket | None:
         """Have something done in the network that `neighbour` is in. Raises OSError; `usable` says if it can be asked again."""
-        self.usable = False
-        protocol.send(self._sock, _WANTED.pack(what, *words), (neighbour.fileno(),))
+        try:
+            protocol.send(self._sock, _WANTED.pack(what, *words), (neighbour.fileno(),))
+        except OSError as error:
+            self.usable = error.errno not in _GONE
+            raise
+        self.usable = False  # until it has answered: else the next answer would be this one's
         data, fds = protocol.receive(self._sock)
         if data is None:
             raise OSError(errno.EPIPE, os.strerror(errno.EPIPE))
