@@ -14,10 +14,11 @@ from typing import Any, Literal
 from pytest_airlock.errors import InvalidSpec, ProviderError, SandboxDied
 from pytest_airlock.providers.base import Attempt, Attempts, NetworkRule
 from pytest_airlock.providers.endpoints import parse
-from pytest_airlock.providers.namespaces.caller import StepFailed
+from pytest_airlock.providers.namespaces.caller import Caller, StepFailed
 from pytest_airlock.providers.namespaces.client import Engine
+from pytest_airlock.providers.namespaces.dialling import begin_dialler
 
-__all__ = ["Network"]
+__all__ = ["Network", "steer"]
 
 _VERDICTS: dict[str, Literal["refused", "allowed"]] = {"refused": "refused", "allowed": "allowed"}
 _KINDS = {"tcp": _socket.SOCK_STREAM, "udp": _socket.SOCK_DGRAM}
@@ -99,6 +100,29 @@ class Network:
                 why = "nothing is known of this sandbox: it was never started, is long dead, or no descriptor was left for its network"
                 raise ProviderError("namespaces", "tell what was tried", why) from None
             raise ProviderError("namespaces", error.step, os.strerror(error.errno or 0)) from None
+
+
+def steer(sock: _socket.socket, name: str, rule: NetworkRule, *, divert: bool) -> None:
+    """Put a policy in force by a channel to somebody else's network process, which is closed then."""
+    log = os.memfd_create("airlock-log", os.MFD_CLOEXEC)
+    network = Caller(sock, "network process", lambda: "")
+    words = {"rule": _words(rule), "divert": divert}
+    try:
+        try:
+            network.call("steer", **words)
+        except StepFailed as error:
+            if error.errno != errno.ENOTCONN:
+                raise
+            # It never needed the outside world.
+            begin_dialler(network, log).returncode = 0  # not ours to wait for: it ends with the network process
+            network.call("steer", **words)
+    except StepFailed as error:
+        if error.errno == errno.ESRCH:
+            raise SandboxDied(name, "it is not running") from None
+        raise ProviderError("namespaces", error.step, os.strerror(error.errno or 0)) from None
+    finally:
+        network.close()
+        os.close(log)
 
 
 def _words(rule: NetworkRule) -> dict[str, Any]:

@@ -26,6 +26,9 @@ class Networking:
     def probe(self) -> Features:
         raise NotImplementedError
 
+    def visited(self, handle: Handle) -> bool:
+        raise NotImplementedError
+
     def _box(self, handle: Handle) -> Box:
         raise NotImplementedError
 
@@ -39,7 +42,7 @@ class Networking:
                 raise UnsupportedFeature(feature, self.name, absence.why, hint=absence.fix)
         if not box.running:
             raise SandboxDied(handle.name, "it is not running")
-        if rule == box.rule:
+        if rule == box.rule and not self.visited(handle):
             return  # as locked as it was born, mostly
         box.untouched = False
         try:

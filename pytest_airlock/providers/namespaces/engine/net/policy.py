@@ -94,11 +94,16 @@ class Policy:
     """Immutable. `rule` is the client's: {"mode", "allow": [[kind, host, port, prefix], …], "routes": [[end, to, fault], …]}."""
 
     def __init__(self, rule: dict[str, Any]) -> None:
+        self._rule = rule
         self.mode: str = rule["mode"]
         self.allow = tuple(End(*end) for end in rule["allow"])
         self.routes = tuple(
             _Route(End(*end), tuple(to) if to else None, Fault(**fault)) for end, to, fault in rule["routes"]
         )
+
+    def with_routes_of(self, other: Policy) -> Policy:
+        """This one with the routes of another; a locked one has none."""
+        return self if self.mode == "locked" else Policy({**self._rule, "routes": other._rule["routes"]})
 
     @property
     def closed(self) -> bool:
