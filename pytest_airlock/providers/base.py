@@ -11,7 +11,7 @@ Everything that crosses it is plain data and byte streams, so that a provider ca
     only a wish.
  4. `create` of a name that this provider instance already has raises AlreadyExists and touches nothing.
  5. `start(handle)` returns when `spawn` works; the sandbox is born locked: nothing inside reaches a network, DNS
-    included. On a running sandbox it does nothing.
+    included, unless `spec.shares_network` asked for the host's. On a running sandbox it does nothing.
  6. `is_running(handle)` asks the live world, not a memory: a sandbox that died by itself is not running. An error
     while asking is raised, never answered with False.
  7. `spawn(handle, command)` keeps argument boundaries byte for byte, uses exactly the given environment and

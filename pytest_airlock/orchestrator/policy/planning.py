@@ -96,6 +96,7 @@ def plan(
         mounts=mounts,
         expose=_expose(spec, project.mount),
         nested=_nested(spec, profile),
+        shares_network=network.mode == "host",
         cpu=profile.cpu if spec.cpu is None else spec.cpu,
         memory=profile.memory if spec.memory is None else spec.memory,
         disk=next(disk for disk in (spec.disk, profile.disk, DEFAULT_DISK) if disk is not None),

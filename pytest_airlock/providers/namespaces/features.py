@@ -14,13 +14,11 @@ __all__ = ["enforced", "found", "one_id"]
 
 _NO_FACTS = HostFacts()
 _NETWORKS = ("network_allow", "network_routes", "network_open")
-_NOT_HOST = Absence(
-    "sandboxes of this provider have a network of their own, always", 'network="open", or a list of what may be reached'
-)
 _NO_PORTS = "leave ports= out, and reach the port by a command that runs inside"
 _ALWAYS = frozenset(
     {
         "network_locked",
+        "network_host",
         "mount_ro",
         "mount_cow",
         "mount_rw",
@@ -46,6 +44,7 @@ _POWERFUL = frozenset(
 _WISHES = ("cpu", "memory", "disk", "address_space")
 #: With it file rules came that let files be moved (landlock(7)).
 _LANDLOCK_ABI = 2
+_SCOPED_ABI = 6  # landlock(7): abstract sockets end at the sandbox
 
 
 def one_id(report: Mapping[str, Any], host: HostFacts) -> Absence:
@@ -63,7 +62,7 @@ def _network(network: Mapping[str, Any], host: HostFacts) -> dict[str, Absence]:
         error = explain(step, number, "", host)
         return Absence(getattr(error, "why", str(error)), fix or error.hint or "")
 
-    absent = {"network_host": _NOT_HOST}
+    absent: dict[str, Absence] = {}
     if not network["everywhere"]:
         absent |= dict.fromkeys(("network_attempts", *_NETWORKS), absence("everywhere"))
         return {**absent, "ports": absence("everywhere", _NO_PORTS)}
@@ -108,6 +107,10 @@ def found(report: Mapping[str, Any], host: HostFacts = _NO_FACTS) -> Features:
             absent[name] = Absence(means["why"], means["fix"])
     if report["landlock"] >= _LANDLOCK_ABI:
         notes.append(f"landlock ABI {report['landlock']}")
+        if report["landlock"] < _SCOPED_ABI:
+            notes.append(
+                'network="host": abstract unix sockets of this host are reached, too (Landlock ABI 6 closes them)'
+            )
         present.add("landlock")
     else:
         absent["landlock"] = Absence(
@@ -140,4 +143,8 @@ def enforced(spec: ProviderSpec, features: Features) -> tuple[str, ...]:
     left_out = {name for name in _WISHES if getattr(spec, name) is None}
     if spec.nested:
         left_out.add("landlock")
+    if spec.shares_network:
+        left_out |= {"network_locked", "network_attempts", *_NETWORKS}
+    else:
+        left_out.add("network_host")
     return tuple(sorted(features.present - left_out))

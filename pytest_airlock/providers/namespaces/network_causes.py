@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from errno import EAFNOSUPPORT, ECONNREFUSED, ECONNRESET, EINVAL, ENOENT, ENOPROTOOPT, ENOSYS, EOPNOTSUPP, EPERM, EPIPE, EPROTONOSUPPORT
+from errno import (
+    EAFNOSUPPORT,
+    ECONNREFUSED,
+    ECONNRESET,
+    EINVAL,
+    ENOENT,
+    ENOPROTOOPT,
+    ENOSYS,
+    EOPNOTSUPP,
+    EPERM,
+    EPIPE,
+    EPROTONOSUPPORT,
+)
 
 from pytest_airlock.providers.namespaces.cause import Row, always
 
@@ -39,7 +51,7 @@ NETWORK_ROWS = (
         ("network divert",),
         (EPERM, EAFNOSUPPORT, EOPNOTSUPP, EPROTONOSUPPORT, ENOPROTOOPT, ENOENT, EINVAL, ENOSYS),
         "nf_tables with tproxy is not to be had here, so only names and addresses that are listed with their ports can be let through",
-        "`modprobe -a nf_tables nft_tproxy` as root, or a list: network=[\"example.com:443\"]",
+        '`modprobe -a nf_tables nft_tproxy` as root, or a list: network=["example.com:443"]',
         always,
         feature="network_open",
         evidence="simulated",

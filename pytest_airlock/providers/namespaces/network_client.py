@@ -18,7 +18,7 @@ from pytest_airlock.providers.namespaces.caller import Caller, StepFailed
 from pytest_airlock.providers.namespaces.client import Engine
 from pytest_airlock.providers.namespaces.dialling import begin_dialler
 
-__all__ = ["Network", "steer"]
+__all__ = ["Network", "listeners", "steer"]
 
 _VERDICTS: dict[str, Literal["refused", "allowed"]] = {"refused": "refused", "allowed": "allowed"}
 _KINDS = {"tcp": _socket.SOCK_STREAM, "udp": _socket.SOCK_DGRAM}
@@ -68,10 +68,7 @@ class Network:
 
     def listening(self, port: int) -> bool:
         """Asks the kernel for the listening sockets of this name space."""
-        diag = socket.socket(fileno=self._socket(_AF_NETLINK, _socket.SOCK_RAW, _NETLINK_SOCK_DIAG))
-        with diag:
-            diag.setblocking(True)
-            return any(port in _listeners(diag, family) for family in (_socket.AF_INET, _socket.AF_INET6))
+        return port in listeners(self._socket(_AF_NETLINK, _socket.SOCK_RAW, _NETLINK_SOCK_DIAG))
 
     def forward(self, address: tuple[str, int]) -> int:
         self._begin()
@@ -102,11 +99,21 @@ class Network:
             raise ProviderError("namespaces", error.step, os.strerror(error.errno or 0)) from None
 
 
+def listeners(diag: int | None = None) -> set[int]:
+    """Ports at which TCP sockets listen in the network that a socket of sock_diag(7) is in, which is closed; None: in ours."""
+    sock = (
+        socket.socket(_AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) if diag is None else socket.socket(fileno=diag)
+    )
+    with sock:
+        sock.setblocking(True)
+        return _listeners(sock, _socket.AF_INET) | _listeners(sock, _socket.AF_INET6)
+
+
 def steer(sock: _socket.socket, name: str, rule: NetworkRule, *, divert: bool) -> None:
     """Put a policy in force by a channel to somebody else's network process, which is closed then."""
     log = os.memfd_create("airlock-log", os.MFD_CLOEXEC)
     network = Caller(sock, "network process", lambda: "")
-    words = {"rule": _words(rule), "divert": divert}
+    words: dict[str, Any] = {"rule": _words(rule), "divert": divert}
     try:
         try:
             network.call("steer", **words)

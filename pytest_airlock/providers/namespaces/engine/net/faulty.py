@@ -85,7 +85,8 @@ class _Direction:
 
 def _unread(sock: _socket.socket) -> bool:
     """Whether the other end has not acknowledged all that was sent (SIOCOUTQ of tcp(7))."""
-    return struct.unpack("=i", fcntl.ioctl(sock, _SIOCOUTQ, bytes(4)))[0] > 0
+    count: int = struct.unpack("=i", fcntl.ioctl(sock, _SIOCOUTQ, bytes(4)))[0]
+    return count > 0
 
 
 class FaultyRelay:
@@ -149,9 +150,7 @@ class FaultyRelay:
             events = (select.EPOLLIN if way.reads else 0) | (select.EPOLLOUT if reverse_full else 0)
             self._loop.change(way.source, events)
         dues = [
-            way.due
-            for way, full in ((self._up, full_up), (self._down, full_down))
-            if way.due is not None and not full
+            way.due for way, full in ((self._up, full_up), (self._down, full_down)) if way.due is not None and not full
         ]
         if dues and (self._due <= now or min(dues) < self._due):
             self._due = max(min(dues), now)

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from . import divert, dns
+from .datagrams import Datagrams
 from .hopper import Maker
 from .loop import Loop
 from .netlink import RESOLVER
 from .outside import Outside
 from .passage import Passage
-from .policy import ANY_PORT, LOCKED, NO_FAULT, Fault, Policy
-from .recorder import TCP, Heard
+from .policy import ANY_PORT, EVERYWHERE, LOCKED, NO_FAULT, Fault, Policy
+from .recorder import TCP, UDP, Heard
 
 __all__ = ["Gate"]
 
@@ -29,7 +30,6 @@ __all__ = ["Gate"]
 _MOST_NAMES, _MOST_LISTENERS, _MOST_PASSAGES, _MOST_QUESTIONS = 1024, 4096, 256, 256
 _BACKLOG = 128
 _FIRST = int.from_bytes(_socket.inet_aton("198.18.1.0"), "big")
-_EVERYWHERE = {_socket.AF_INET: "0.0.0.0", _socket.AF_INET6: "::"}
 _ODD = frozenset("\\*")
 
 Tell = Callable[[int, str], None]
@@ -54,6 +54,7 @@ class Gate:
         self._listeners: dict[_Place, tuple[_socket.socket, bool]] = {}
         self._passages: set[Passage] = set()
         self._paused: list[_socket.socket] = []
+        self._datagrams: list[Datagrams] = []
         self._questions = 0
 
     # ------------------------------------------------------------------ policies
@@ -68,6 +69,7 @@ class Gate:
             passage.review(policy)
         try:
             self._sync()
+            self._sync_datagrams()
         except OSError:
             self.policy = LOCKED
             self.close()
@@ -83,7 +85,7 @@ class Gate:
         if heard.protocol == TCP:
             way = self.policy.way(name, heard.address, heard.port)
             return name, way is not None and way.fault.connect != "refuse"
-        return name, False
+        return name, heard.protocol == UDP and self.policy.mode == "open" and self._twist
 
     # ------------------------------------------------------------------ names
 
@@ -157,13 +159,13 @@ class Gate:
         for end, fault in self.policy.ends():
             port = self._port(end.port)
             if end.kind == "network":
-                yield _Place(end.family, end.single or _EVERYWHERE[end.family], port), fault
+                yield _Place(end.family, end.single or EVERYWHERE[end.family], port), fault
             else:
                 for name, address in self._addresses.items():
                     if end.names(name):
                         yield _Place(_socket.AF_INET, address, port), fault
         if self.policy.mode == "open":
-            for family, address in _EVERYWHERE.items():
+            for family, address in EVERYWHERE.items():
                 yield _Place(family, address, divert.EVERY), NO_FAULT
 
     def _port(self, port: int) -> int:
@@ -185,6 +187,19 @@ class Gate:
         for place, fault in wanted.items():
             if place not in self._listeners:
                 self._listen(place, hole=fault.connect == "black_hole")
+
+    def _sync_datagrams(self) -> None:
+        """Those of an open network pass; a new policy ends what passed under the old one."""
+        for each in self._datagrams:
+            each.close()
+        self._datagrams.clear()
+        if self.policy.mode == "open" and self._twist:
+            for family in EVERYWHERE:
+                made = Datagrams(
+                    self._loop, self._outside, self._maker, lambda address: self._hosts.get(address, ""), family
+                )
+                made.policy = self.policy
+                self._datagrams.append(made)
 
     def _listen(self, place: _Place, *, hole: bool) -> None:
         listener = self._maker.listener(place.family, _socket.SOCK_STREAM, transparent=self._twist, deaf=hole)
@@ -231,3 +246,6 @@ class Gate:
         self._listeners.clear()
         for passage in list(self._passages):
             passage.abort()
+        for each in self._datagrams:
+            each.close()
+        self._datagrams.clear()

@@ -119,13 +119,15 @@ def _serve(sock: _socket.socket) -> None:
                 os.close(fd)
 
 
-def _make(neighbour: int, home: int, what: int, family: int, kind: int, number: int) -> _socket.socket | None:
+def _make(neighbour: int, home: int, what: int, *words: int) -> _socket.socket | None:
+    family, kind, number = words
     network = fcntl.ioctl(neighbour, _SIOCGSKNS)
     try:
         syscalls.setns(network, syscalls.CLONE_NEWNET)
         try:
             if what == _DIVERT:
-                return divert.install()
+                divert.install()
+                return None
             if what == _LISTENER:
                 made = divert.new_listener(family, kind, transparent=bool(number & _TRANSPARENT))
                 if number & _DEAF:

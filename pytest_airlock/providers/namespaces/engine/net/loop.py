@@ -36,6 +36,11 @@ class Loop:
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
 
+    @staticmethod
+    def now() -> float:
+        """Seconds, of a clock that only goes on."""
+        return time.monotonic()
+
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         """Call it once, then; at the earliest in the next turn."""
         self._count += 1

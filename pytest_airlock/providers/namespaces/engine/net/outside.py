@@ -41,9 +41,9 @@ class Outside:
         self._channel = channel
         self._loop.add(channel, self._take)
 
-    def dial(self, way: Way, listed: list[End], done: Dialled) -> None:
-        """`done` gets (0, the connection) or (errno, None), never before this returns."""
-        self._ask("tcp", way.host, way.port, listed, done, exact=way.exact, trusted=way.trusted)
+    def dial(self, way: Way, listed: list[End], done: Dialled, kind: str = "tcp") -> None:
+        """`done` gets (0, the connection) or (errno, None), never before this returns; `kind` is "tcp" or "udp"."""
+        self._ask(kind, way.host, way.port, listed, done, exact=way.exact, trusted=way.trusted)
 
     def look_up(self, name: str, listed: list[End], done: Callable[[int], None]) -> None:
         """`done` gets 0 if the name leads to an address that may be dialled."""

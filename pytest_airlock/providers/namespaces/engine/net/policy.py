@@ -6,9 +6,11 @@ import _socket
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-__all__ = ["ANY_PORT", "LOCKED", "NO_FAULT", "End", "Fault", "Policy", "Way"]
+__all__ = ["ANY_PORT", "EVERYWHERE", "LOCKED", "NO_FAULT", "End", "Fault", "Policy", "Way"]
 
 ANY_PORT = 0
+#: The address that stands for all of a family.
+EVERYWHERE: dict[int, str] = {_socket.AF_INET: "0.0.0.0", _socket.AF_INET6: "::"}  # noqa: S104 - of a sandbox
 _ADDRESS_SIZES = {4: _socket.AF_INET, 16: _socket.AF_INET6}
 
 

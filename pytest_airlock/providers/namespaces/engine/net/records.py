@@ -69,4 +69,6 @@ class Records:
             self.lost += 1
             return
         self.size += _FIXED + len(host) + len(question)
-        self.kept.append(Tried(time.time(), protocol, host, address, port, question, "allowed" if allowed else "refused"))
+        self.kept.append(
+            Tried(time.time(), protocol, host, address, port, question, "allowed" if allowed else "refused")
+        )

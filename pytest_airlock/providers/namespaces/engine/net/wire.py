@@ -141,16 +141,15 @@ class Wire:
         try:
             for query in connection.queries():
                 asked = dns.question(query)
-                known = self._gate.ask(asked, partial(self._answer, fd, connection, query, asked))
+                known = self._gate.ask(asked, partial(self._answer, connection, query, asked))
                 self.records.ask(asked, allowed=known)
         except ValueError:
             data = b""
         if not data and self._connections.get(fd) is connection:
             self._drop(fd)
 
-    def _answer(
-        self, fd: int, connection: _Connection, query: bytes, asked: dns.Question, code: int, address: str
-    ) -> None:
+    def _answer(self, connection: _Connection, query: bytes, asked: dns.Question, code: int, address: str) -> None:
+        fd = connection.sock.fileno()
         if self._connections.get(fd) is not connection:
             return  # it did not wait
         answer = dns.answer(query, asked, code, address)
