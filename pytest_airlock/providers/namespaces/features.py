@@ -73,6 +73,20 @@ def _network(network: Mapping[str, Any], host: HostFacts) -> dict[str, Absence]:
     return absent
 
 
+def _landlock(abi: int) -> dict[str, Absence]:
+    if abi >= _LANDLOCK_ABI:
+        return {}
+    why = "this kernel has no Landlock, or none with ABI 2: the second wall is missing, the first stands"
+    return {"landlock": Absence(why, "Linux 5.19 or newer with landlock in its kernel parameter lsm=")}
+
+
+def _landlock_notes(abi: int) -> list[str]:
+    notes = [f"landlock ABI {abi}"] if abi >= _LANDLOCK_ABI else []
+    if abi < _SCOPED_ABI:
+        notes.append('network="host" lets abstract unix sockets of this host be reached, which Landlock ABI 6 closes')
+    return notes
+
+
 def found(report: Mapping[str, Any], host: HostFacts = _NO_FACTS) -> Features:
     """Features from the report of a fork server that built its private root."""
     present = set(_ALWAYS)
@@ -105,18 +119,9 @@ def found(report: Mapping[str, Any], host: HostFacts = _NO_FACTS) -> Features:
             present.add(name)
         elif name == "memory":
             absent[name] = Absence(means["why"], means["fix"])
-    if report["landlock"] >= _LANDLOCK_ABI:
-        notes.append(f"landlock ABI {report['landlock']}")
-        if report["landlock"] < _SCOPED_ABI:
-            notes.append(
-                'network="host": abstract unix sockets of this host are reached, too (Landlock ABI 6 closes them)'
-            )
-        present.add("landlock")
-    else:
-        absent["landlock"] = Absence(
-            "this kernel has no Landlock, or none with ABI 2: the second wall is missing, the first stands",
-            "Linux 5.19 or newer with landlock in its kernel parameter lsm=",
-        )
+    absent |= _landlock(report["landlock"])
+    present |= {"landlock"} - absent.keys()
+    notes += _landlock_notes(report["landlock"])
     if not report["attributes"]:
         present.discard("mount_rw")
         absent["mount_rw"] = Absence("mount_setattr(2) is not there: old kernel or filter", 'mount with mode "cow"')

@@ -46,7 +46,7 @@ def test_no_bytes_do_harm(data: bytes) -> None:
     for head in (b"", b"\x45" + bytes(8) + b"\x11" + bytes(10), b"\x60" + bytes(5) + b"\x11"):
         heard = recorder.read(head + data)
         if heard is not None:
-            records.hear(heard)
+            records.hear(heard, heard.question(), "", allowed=False)
     assert all(each.host.isascii() for each in records.kept)
 
 
@@ -54,7 +54,7 @@ def test_a_datagram_to_port_53_that_is_no_question_is_a_datagram() -> None:
     records = Records()
     heard = recorder.read(packet(UDP, struct.pack(">HHHH", 1, 53, 12, 0) + b"tunnel"))
     assert heard is not None
-    records.hear(heard)
+    records.hear(heard, heard.question(), "", allowed=False)
     (kept,) = records.kept
     assert kept[1:] == ("udp", "", "192.0.2.2", 53, "", "refused")
 
@@ -64,7 +64,7 @@ def test_more_than_are_kept_are_counted() -> None:
     heard = recorder.read(packet(TCP, struct.pack(">HH", 1, 443)))
     assert heard is not None
     for _ in range(MOST + 5):
-        records.hear(heard)
+        records.hear(heard, heard.question(), "", allowed=False)
     assert (len(records), records.lost, records.full) == (MOST, 5, True)
 
 
@@ -73,7 +73,7 @@ def test_pages_hold_all_in_order_and_none_is_larger_than_a_message() -> None:
     for number in range(3000):
         heard = recorder.read(packet(UDP, struct.pack(">HHHH", 1, number, 12, 0) + b"x"))
         assert heard is not None
-        records.hear(heard)
+        records.hear(heard, heard.question(), "", allowed=False)
     ports: list[int] = []
     while page := records.page(len(ports)):
         assert len(repr(page)) < 96 * 1024
