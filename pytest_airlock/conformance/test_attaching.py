@@ -1,4 +1,4 @@
-"""Contract 33-32: visits from outside the process that owns the sandbox."""
+"""Contract 33-36, 41: visits from outside the process that owns the sandbox."""
 
 from __future__ import annotations
 

@@ -79,6 +79,13 @@ class NameLocks:
             if os.getpid() == pid:
                 self._release(descriptor, path, name)
 
+    def drop(self, name: str) -> None:
+        """Remove the file that a killed holder left; never waits for a living one."""
+        path = f"{self._directory}/{name}.lock"
+        descriptor = _try_lock(path)
+        if descriptor is not None:
+            self._release(descriptor, path, name)
+
     def _acquire(self, path: str) -> int:
         deadline = time.monotonic() + self._patience
         pause = 0.0002

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from pytest_airlock.errors import ProviderError, SandboxDied
+from pytest_airlock.errors import ProviderError, SandboxDied, UnsupportedFeature
 from pytest_airlock.providers.attaching import TerminalSize
-from pytest_airlock.providers.base import Absence, Command, Handle, Process
+from pytest_airlock.providers.base import Absence, Command, Handle, NetworkRule, Process
 from pytest_airlock.providers.namespaces.box import Box
 from pytest_airlock.providers.namespaces.client import Engine
 from pytest_airlock.providers.namespaces.engine import protocol
@@ -187,6 +187,11 @@ class NamespaceVisit:
             for fd in (source, sink, changes):
                 os.close(fd)
         return process
+
+    def set_network(self, rule: NetworkRule) -> None:
+        raise UnsupportedFeature(
+            "network_allow", "namespaces", "a visitor cannot change the network of its sandboxes yet"
+        )
 
     def close(self) -> None:
         self._life.close()
