@@ -18,9 +18,9 @@ from pytest_airlock.testing import FakeProvider
 
 
 @pytest.fixture
-def provider(monkeypatch: pytest.MonkeyPatch) -> FakeProvider:
+def provider(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> FakeProvider:
     """The only provider there is, found by the command as it finds any."""
-    fake = FakeProvider()
+    fake = FakeProvider(**getattr(request, "param", {}))
 
     class Point:
         name, value = "fake", "fake:Fake"
@@ -97,7 +97,7 @@ def test_list_shows_every_sandbox_and_whose_it_is(store, capsys, alive: Owner, d
     store.save(record("kept", dead, kept=True))
     assert run("list") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["NAME", "STATE", "PROVIDER", "PROFILE", "OWNER"]
+    assert lines[0].split() == ["NAME", "STATE", "PROVIDER", "PROFILE", "NETWORK", "OWNER"]
     words = {line.split()[0]: line for line in lines[1:]}
     assert "running" in words["theirs"]
     assert f"pid {alive.pid} gw1 test_x.py::test_y" in words["theirs"]
@@ -285,6 +285,7 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     ],
     ids=["cannot", "dead", "stopped", "creating", "kept as files"],
 )
+@pytest.mark.parametrize("provider", [{"without": ("Attaches",)}], indirect=True)
 @pytest.mark.usefixtures("provider")
 def test_what_cannot_be_entered_says_why(store, capsys, request, verb, fields, owner, text) -> None:
     whose = request.getfixturevalue(owner)
