@@ -80,9 +80,9 @@ class NameLocks:
                 self._release(descriptor, path, name)
 
     def drop(self, name: str) -> None:
-        """Remove the file that a killed holder left; never waits for a living one."""
+        """Remove the file if nothing needs it. Never waits: who holds the lock does it then."""
         path = f"{self._directory}/{name}.lock"
-        descriptor = _try_lock(path)
+        descriptor = _try_lock(path) if os.path.exists(path) else None
         if descriptor is not None:
             self._release(descriptor, path, name)
 

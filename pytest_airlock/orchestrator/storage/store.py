@@ -68,7 +68,7 @@ class FileStore:
             ensure_private_dir(self.root / part)
         self._records = self.root / "records"
         self._locks = NameLocks(self.root / "locks", self._has_files)
-        self._networks = NameLocks(self.root / "networks", lambda _: False)
+        self._networks = NameLocks(self.root / "networks", lambda name: os.path.exists(self._path(name)))
         self._leases = LeaseFiles(self.root / "leases", self.locked)
         self._seen: dict[str, tuple[FileIdentity, SandboxRecord]] = {}
 
@@ -120,6 +120,7 @@ class FileStore:
         remove_tree(kept)
         with self.locked(name):
             self._remove_record(name)
+        self._networks.drop(name)
 
     def kept_dir(self, name: str) -> Path:
         return self.root / "kept" / check_name(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from test_cli import alive, dead, provider, record, run, store  # noqa: F401
+from cli_helpers import record, run
 
 from pytest_airlock.models import MAX_ALLOW, Network, State
 from pytest_airlock.providers.base import Handle, ProviderSpec
@@ -13,7 +13,7 @@ from pytest_airlock.testing import FakeProvider
 
 
 @pytest.fixture
-def theirs(store, provider, alive):  # noqa: F811
+def theirs(store, provider, alive):
     """The provider of a live run, with a running sandbox `box` of profile dev; the command has one of its own."""
     owner = FakeProvider()
     handle = owner.create(ProviderSpec("box"))
@@ -22,7 +22,7 @@ def theirs(store, provider, alive):  # noqa: F811
     return owner
 
 
-def save(store, alive, handle: Handle, **fields: object) -> None:  # noqa: F811
+def save(store, alive, handle: Handle, **fields: object) -> None:
     allowed = ("locked", "allow", "open")
     store.save(record("box", alive, profile="dev", handle=handle.to_json(), network_allowed=allowed, **fields))
 
@@ -31,7 +31,7 @@ def policy(owner: FakeProvider) -> Network:
     return Network(mode=owner.rule("box").mode, allow=owner.rule("box").allow)
 
 
-def test_r46_allow_lock_and_unlock_a_sandbox_of_a_live_run(store, theirs, capsys) -> None:  # noqa: F811
+def test_r46_allow_lock_and_unlock_a_sandbox_of_a_live_run(store, theirs, capsys) -> None:
     assert run("allow", "box", "Example.com:443", "10.0.0.0/8:*") == 0
     allowed = Network(mode="allow", allow=("example.com:443", "10.0.0.0/8:*"))
     assert policy(theirs) == store.load("box").network == allowed
@@ -69,14 +69,14 @@ def test_allow_without_an_entry_is_usage() -> None:
         run("allow", "box")
 
 
-def test_r46_the_recorded_profile_binds_the_command(store, provider, alive, capsys) -> None:  # noqa: F811
+def test_r46_the_recorded_profile_binds_the_command(store, provider, alive, capsys) -> None:
     store.save(record("box", alive))
     assert run("unlock", "box") == 1
     assert "profile 'cautious'" in capsys.readouterr().err
     assert ("attach", "box") not in provider.calls
 
 
-def test_it_is_another_users(theirs, provider, capsys) -> None:  # noqa: F811
+def test_it_is_another_users(theirs, provider, capsys) -> None:
     provider.faults.fail("attach", PermissionError(13, "it belongs to another user", "box"))
     assert run("lock", "box") == 1
     assert capsys.readouterr().err == "airlock: sandbox 'box' cannot be entered: it belongs to another user\n"
@@ -91,19 +91,19 @@ def test_it_is_another_users(theirs, provider, capsys) -> None:  # noqa: F811
     ],
     ids=["dead", "stopped"],
 )
-def test_what_cannot_be_entered_says_why(store, provider, capsys, request, verb, whose, fields, text) -> None:  # noqa: F811
+def test_what_cannot_be_entered_says_why(store, provider, capsys, request, verb, whose, fields, text) -> None:
     save(store, request.getfixturevalue(whose), Handle("fake", "box", {"fake": 0}), **fields)
     assert run(*verb) == 1
     assert text in capsys.readouterr().err
 
 
-def test_what_is_not_there_is_said(store, provider, capsys) -> None:  # noqa: F811
+def test_what_is_not_there_is_said(store, provider, capsys) -> None:
     assert run("lock", "box") == 1
     assert capsys.readouterr().err == "airlock: there is no sandbox 'box'\n"
     assert list(store.root.rglob("*.lock")) == []
 
 
-def test_list_and_status_show_policies(store, provider, dead, capsys) -> None:  # noqa: F811
+def test_list_and_status_show_policies(store, provider, dead, capsys) -> None:
     many = Network(mode="allow", allow=tuple(f"h{number}:1" for number in range(MAX_ALLOW)))
     store.save(record("box", dead, network=Network(), before_lock=many))
     assert run("list") == 0

@@ -228,11 +228,20 @@ def test_r46_the_network_lock_is_another_one_and_leaves_nothing(store: FileStore
     with store.network_lock("box"):
         assert not in_child(lambda: (FileStore(store.root).save(make_record()), FileStore(store.root).records()))
         FileStore(store.root).sweep()
+        store.remove("box")
         assert (store.root / "networks/box.lock").exists()
-    assert list((store.root / "networks").iterdir()) == []
+    assert files(store) == set()
+    with store.network_lock("nobody"):
+        pass
+    assert files(store) == set()
     (store.root / "networks/box.lock").touch()  # of one that was killed
     store.sweep()
-    assert list((store.root / "networks").iterdir()) == []
+    assert files(store) == set()
+    store.save(make_record())
+    with store.network_lock("box"):
+        pass
+    store.remove("box")
+    assert files(store) == set()
 
 
 def test_load_and_remove_of_what_is_not_there(store: FileStore) -> None:
