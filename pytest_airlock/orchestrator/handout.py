@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pytest_airlock.errors import StaleSandbox, UnsupportedFeature
-from pytest_airlock.models import Network, SandboxInfo
+from pytest_airlock.models import SandboxInfo
 from pytest_airlock.providers.base import (
     Attempt,
     Attempts,
@@ -125,9 +125,17 @@ class Handout:
         self._remember()
         return self._manager.reset(self.name)
 
-    def set_network(self, network: Network) -> None:
+    def lock_network(self) -> None:
         self.check()
-        self._manager.set_network(self.name, network)
+        self._manager.lock(self.name)
+
+    def unlock_network(self) -> None:
+        self.check()
+        self._manager.unlock(self.name)
+
+    def allow_network(self, entries: Sequence[str]) -> None:
+        self.check()
+        self._manager.allow(self.name, *entries)
 
     def attempts(self) -> Attempts:
         self.check()

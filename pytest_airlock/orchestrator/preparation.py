@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pytest_airlock.errors import CommandFailed, UnsupportedFeature
 from pytest_airlock.models import Network, NetworkMode
 from pytest_airlock.orchestrator.contracts import Plan
+from pytest_airlock.orchestrator.policy.networks import modes_of
 from pytest_airlock.providers.base import Command, Handle, NetworkRule, Networks, Process, Provider, Snapshots
 
 __all__ = ["CLEAN", "FEATURE_OF", "apply_network", "effective_network", "prepare", "require_network"]
@@ -33,7 +34,7 @@ def effective_network(plan: Plan, provider: Provider) -> Network:
 
     Raises UnsupportedFeature if the spec itself asks for it; nothing has been made yet.
     """
-    if FEATURE_OF[plan.network.mode] in plan.provider_spec.required or _can(provider, plan.network):
+    if FEATURE_OF[plan.network.mode] in plan.provider_spec.required or not _lacking(provider, plan.network):
         require_network(provider, plan.network)
         return plan.network
     return _LOCKED
@@ -41,9 +42,10 @@ def effective_network(plan: Plan, provider: Provider) -> Network:
 
 def require_network(provider: Provider, network: Network) -> None:
     """UnsupportedFeature if the provider cannot enforce the policy here."""
-    if _can(provider, network):
+    lacking = _lacking(provider, network)
+    if not lacking:
         return
-    feature = FEATURE_OF[network.mode]
+    feature = lacking[0]
     absence = provider.probe().absent.get(feature)
     if isinstance(provider, Networks) and absence is not None:
         raise UnsupportedFeature(feature, provider.name, absence.why, hint=absence.fix)
@@ -63,10 +65,12 @@ def apply_network(provider: Provider, handle: Handle, network: Network) -> None:
         require_network(provider, network)
 
 
-def _can(provider: Provider, network: Network) -> bool:
+def _lacking(provider: Provider, network: Network) -> list[str]:
+    """The features that it takes and the provider has not."""
     if network.mode == "locked":
-        return True
-    return isinstance(provider, Networks) and FEATURE_OF[network.mode] in provider.probe()
+        return []
+    needed = [FEATURE_OF[mode] for mode in modes_of(network)]
+    return [feature for feature in needed if not (isinstance(provider, Networks) and feature in provider.probe())]
 
 
 def prepare(

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
-from pytest_airlock.models import Network, SandboxInfo
+from pytest_airlock.models import SandboxInfo
 from pytest_airlock.providers.base import (
     Attempts,
     Change,
@@ -54,8 +54,13 @@ class Backend(Protocol):
     def snapshot(self, *, stop: bool = False) -> str: ...
     def restore(self, snapshot: str) -> None: ...
     def reset(self) -> ResetProof | None: ...
-    def set_network(self, network: Network) -> None:
-        """Within the profile's limits (ProfileForbids) and the provider's means (UnsupportedFeature)."""
+    def lock_network(self) -> None:
+        """These three: within the profile's limits (ProfileForbids) and the provider's means (UnsupportedFeature)."""
+        ...
+
+    def unlock_network(self) -> None: ...
+    def allow_network(self, entries: Sequence[str]) -> None:
+        """Raises InvalidSpec for what is no entry."""
         ...
 
     def attempts(self) -> Attempts: ...

@@ -56,7 +56,8 @@ def _moment(time: float) -> str:
 
 
 class SandboxNetwork:
-    """Changes are in force when the call returns, within the profile's limits, and undone by reset.
+    """Changes are in force when the call returns, within the profile's limits, and undone by reset. Another process may make
+    them, too (`airlock lock`, `unlock`, `allow`).
 
     Raises ProfileForbids (the profile excludes it), UnsupportedFeature (the provider cannot), StaleSandbox.
     """
@@ -66,7 +67,7 @@ class SandboxNetwork:
 
     @property
     def policy(self) -> Network:
-        """The policy in force: `mode` and, with mode "allow", the `allow` list."""
+        """The policy in force, whoever set it: `mode` and, with "allow" and "open", the `allow` list."""
         return self._backend.info().network
 
     @property
@@ -83,20 +84,22 @@ class SandboxNetwork:
         return NetworkAttempts(found, lost=found.lost).refused
 
     def lock(self) -> None:
-        """Nothing inside reaches a network, DNS included; open connections end."""
-        self._backend.set_network(Network(mode="locked"))
+        """Nothing inside reaches a network, DNS included; open connections end. What was allowed is kept for unlock()."""
+        self._backend.lock_network()
 
     def unlock(self) -> None:
-        """The outside world is reachable."""
-        self._backend.set_network(Network(mode="open"))
+        """Back to the policy before it was locked, and what was allowed since; if nobody did lock it, the outside world is
+        reachable, besides what was allowed.
+        """
+        self._backend.unlock_network()
 
     def allow(self, *entries: str) -> None:
-        """Let `host:port`, `*.domain:port` or `address/prefix:port` through, besides what is allowed already."""
+        """Let `host:port`, `*.domain:port` or `address/prefix:port` through, besides what is reached already: of a locked
+        network that is nothing, and an open one stays open. InvalidSpec for what is no entry.
+        """
         if not entries:
             raise ValueError("allow() without an entry would allow nothing: use lock()")
-        policy = self.policy
-        old = policy.allow if policy.mode == "allow" else ()
-        self._backend.set_network(Network(mode="allow", allow=tuple(dict.fromkeys((*old, *entries)))))
+        self._backend.allow_network(entries)
 
     def __repr__(self) -> str:
         policy = self.policy

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from pytest_airlock.errors import ProviderError, SandboxDied
+from pytest_airlock.errors import ProviderError, SandboxDied, UnsupportedFeature
 from pytest_airlock.providers.attaching import TerminalSize
 from pytest_airlock.providers.base import Absence, Command, Handle, NetworkRule, Process
 from pytest_airlock.providers.namespaces.box import Box
@@ -194,6 +194,9 @@ class NamespaceVisit:
         """Contract 41."""
         told, (channel,) = _knock(self._handle, _door(self._handle), "steer")
         sock = _socket.socket(fileno=channel)
+        if rule.mode == "open" and not told["divert"]:
+            sock.close()
+            raise UnsupportedFeature("network_open", "namespaces", "its run has no nf_tables with tproxy to use")
         if not self._life.alive() or told["name"] != self._handle.name:
             sock.close()
             raise SandboxDied(self._handle.name, _Guest.lost)
@@ -253,6 +256,9 @@ def _knock(handle: Handle, path: str, kind: str) -> tuple[Any, list[int]]:
         return answer["ok"], fds
     if answer["refused"] in _REFUSALS:
         raise PermissionError(errno.EACCES, _REFUSALS[answer["refused"]], handle.name)
+    if answer.get("errno") == errno.EOPNOTSUPP:
+        why = "it shares this host's network, which was decided when it was made"
+        raise UnsupportedFeature("network_locked", "namespaces", why)
     raise SandboxDied(handle.name, "it is not running")
 
 

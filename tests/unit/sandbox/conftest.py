@@ -48,7 +48,16 @@ class FakeBackend:
         self.check()
         return self.provider.reset(self.handle, self.clean)
 
-    def set_network(self, network):
+    def lock_network(self):
+        self._apply(Network())
+
+    def unlock_network(self):
+        self._apply(Network(mode="open"))
+
+    def allow_network(self, entries):
+        self._apply(Network(mode="allow", allow=(*self.network.allow, *entries)))
+
+    def _apply(self, network):
         self.check()
         self.provider.set_network(self.handle, NetworkRule(network.mode, network.allow))
         self.network = network

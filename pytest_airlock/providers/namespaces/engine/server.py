@@ -204,6 +204,8 @@ class Server:
             raise StepError(3, kind)  # ESRCH
         if kind == "visit":
             return box.facts, (box.life.introduce(), box.life.pidfd)
+        if box.recipe.spec["shares_network"]:
+            raise StepError(95, kind)  # EOPNOTSUPP
         box.life.visited = True
         self._reap()
         if not self.hoppers:
