@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from pytest_airlock.models import Mount, Network, Owner, Profile, RuntimeGuess, SandboxInfo, SandboxRecord, SandboxSpec
 from pytest_airlock.providers.attaching import Visit
-from pytest_airlock.providers.base import Command, Process, Provider, ProviderSpec, ResetProof, ResolvedMount
+from pytest_airlock.providers.base import Command, Process, Provider, ProviderSpec, ResetProof, ResolvedMount, Route
 
 __all__ = [
     "Clock",
@@ -197,6 +197,7 @@ class Manager(Protocol):
     def list(self) -> Sequence[SandboxInfo]: ...
     def status(self, name: str) -> SandboxInfo: ...
     def set_network(self, name: str, network: Network) -> None: ...
+    def set_routes(self, name: str, routes: tuple[Route, ...]) -> None: ...
     def attach(self, name: str) -> Visit: ...
 
 

@@ -27,8 +27,9 @@ from pytest_airlock.orchestrator.handout import Handout
 from pytest_airlock.orchestrator.holdings import Holdings
 from pytest_airlock.orchestrator.keeping import let_go
 from pytest_airlock.orchestrator.live import LiveSandbox
+from pytest_airlock.orchestrator.networks import put_in_force, set_policy, set_routes
 from pytest_airlock.orchestrator.orphans import Orphans, handle_of
-from pytest_airlock.orchestrator.preparation import CLEAN, apply_network, require_network
+from pytest_airlock.orchestrator.preparation import CLEAN
 from pytest_airlock.orchestrator.probing import look
 from pytest_airlock.orchestrator.provisioned import Provisioned
 from pytest_airlock.orchestrator.states import require_healthy
@@ -36,7 +37,7 @@ from pytest_airlock.orchestrator.undo import Undo
 from pytest_airlock.orchestrator.visiting import visit
 from pytest_airlock.orchestrator.waiting import DEFAULT_WAIT, Reservations
 from pytest_airlock.providers.attaching import Attaches, Visit
-from pytest_airlock.providers.base import Change, Command, Process, ResetProof, Resets, Retires, Snapshots
+from pytest_airlock.providers.base import Change, Command, Process, ResetProof, Resets, Retires, Route, Snapshots
 
 __all__ = ["SandboxManager"]
 
@@ -197,8 +198,8 @@ class SandboxManager:
             else:
                 proof = None
                 self._rebuild(live, clean)
-            if live.network.mode != "locked":
-                apply_network(live.provider, live.handle, live.network)
+            live.routes = ()
+            put_in_force(live, live.network)
             if (record.state, record.network) != (State.RUNNING, live.network):
                 self._holdings.change(live, state=State.RUNNING, network=live.network)
         except BaseException as error:
@@ -239,6 +240,8 @@ class SandboxManager:
             provider = self._snapshots(live)
             made = provider.snapshot(live.handle, stop=stop)
             try:
+                if stop:
+                    put_in_force(live, record.network)
                 self._holdings.change(live, snapshots={**record.snapshots, made: made})
             except BaseException as error:
                 undo = Undo()
@@ -255,8 +258,7 @@ class SandboxManager:
                 raise SnapshotNotFound(name, snapshot)
             try:
                 self._rebuild(live, snapshot)
-                if record.network.mode != "locked":
-                    apply_network(live.provider, live.handle, record.network)
+                put_in_force(live, record.network)
                 self._holdings.change(live, state=State.RUNNING)
             except BaseException as error:
                 self._holdings.mark_errored(live, error)
@@ -280,24 +282,13 @@ class SandboxManager:
         """In force, and recorded, when it returns; until the next reset. Raises ProfileForbids, UnsupportedFeature."""
         with self._holdings.held(name) as (live, record):
             require_healthy(name, record.state)
-            profile = live.plan.profile
-            if network.mode not in profile.network_allowed:
-                allowed = ", ".join(profile.network_allowed)
-                raise ProfileForbids(profile.name, f"network {network.mode!r}", hint=f"it allows: {allowed}")
-            require_network(live.provider, network)
-            undo = Undo()
-            try:
-                if live.provider.is_running(live.handle):
-                    # What others read must be what is in force.
-                    undo.add(
-                        "the new network policy", lambda: apply_network(live.provider, live.handle, record.network)
-                    )
-                    apply_network(live.provider, live.handle, network)
-                self._holdings.change(live, network=network)
-            except BaseException as error:
-                if undo.run(error):
-                    self._holdings.mark_errored(live, error, "a network policy that is not the recorded one")
-                raise
+            set_policy(live, record, network, self._holdings)
+
+    def set_routes(self, name: str, routes: tuple[Route, ...]) -> None:
+        """In force when it returns, instead of those before and ahead of the policy; until the next reset. UnsupportedFeature."""
+        with self._holdings.held(name) as (live, record):
+            require_healthy(name, record.state)
+            set_routes(live, record, routes, self._holdings)
 
     # -- Looking ---------------------------------------------------------------------------------------------------
 
@@ -376,8 +367,7 @@ class SandboxManager:
         try:
             live.provider.start(live.handle)
             undo.add("the started sandbox", lambda: live.provider.stop(live.handle, grace=0))
-            if record.network.mode != "locked":
-                apply_network(live.provider, live.handle, record.network)
+            put_in_force(live, record.network)
             self._holdings.change(live, state=State.RUNNING)
         except BaseException as error:
             undo.run(error)

@@ -1,8 +1,8 @@
 """Entries of an allow-list and ends of routes: which names or addresses, at which TCP port.
 
-    example.com:443            that name                10.0.0.0/8:5432        addresses of a network
-    *.example.com:443          every name below it      192.0.2.7:80           one address
-    example.com:*              at every port            [2001:db8::/32]:443    the same of IPv6
+example.com:443            that name                10.0.0.0/8:5432        addresses of a network
+*.example.com:443          every name below it      192.0.2.7:80           one address
+example.com:*              at every port            [2001:db8::/32]:443    the same of IPv6
 """
 
 from __future__ import annotations

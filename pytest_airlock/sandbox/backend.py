@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 from pytest_airlock.models import Network, SandboxInfo
@@ -15,6 +15,7 @@ from pytest_airlock.providers.base import (
     FileStat,
     Process,
     ResetProof,
+    Route,
     TreeEntry,
 )
 
@@ -58,6 +59,10 @@ class Backend(Protocol):
         """Within the profile's limits (ProfileForbids) and the provider's means (UnsupportedFeature)."""
         ...
 
+    def set_routes(self, routes: tuple[Route, ...]) -> None:
+        """All routes of the present life, the first that fits counts; until the next call or reset. UnsupportedFeature."""
+        ...
+
     def attempts(self) -> Attempts: ...
     def all_attempts(self) -> Attempts:
         """Those before a reset of this hand-out, too, if `network_attempts` says that they are no matter of indifference."""
@@ -80,6 +85,10 @@ class Backend(Protocol):
         ...
 
     def info(self) -> SandboxInfo: ...
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Have it called, once, when this hand-out is over; it must not raise, nor use the backend."""
+        ...
+
     def check(self) -> None:
         """Raise StaleSandbox if this hand-out is over."""
         ...
