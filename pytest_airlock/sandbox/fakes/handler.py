@@ -43,9 +43,13 @@ class _Head(io.BufferedIOBase):
 
     def readline(self, size: int | None = -1, /) -> bytes:
         line = self._stream.readline(self._left + 1)
+        begun = self._left < HEAD_LIMIT
         self._left -= len(line)
         if self._left < 0:
             raise BadBody(431, f"a request line and header fields of more than {HEAD_LIMIT:,} bytes")
+        # What is cut off is whole to the standard library; only before a head may a connection end.
+        if not line.endswith(b"\n") and (line or begun):
+            raise BadBody(400, "the connection ended within the head")
         return line
 
 
@@ -99,6 +103,8 @@ class Recording(BaseHTTPRequestHandler):
             self._converse()
         except BadBody as bad:
             self.close_connection = True
+            if self._owner.closing:
+                return
             self._owner.received.broke(f"{bad}: {self.requestline[:200]!r}")
             self.send_error(bad.status, str(bad))
 
