@@ -94,7 +94,9 @@ def test_one_connection_carries_many_requests(box):
 
 
 def test_a_body_in_chunks(box):
-    raw = request("/", method="POST", Transfer_Encoding="chunked") + b"3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nTrailer: x\r\n\r\n"
+    raw = (
+        request("/", method="POST", Transfer_Encoding="chunked") + b"3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nTrailer: x\r\n\r\n"
+    )
     with box.network.serve(f"http://{NAME}", wsgi) as served:
         assert plain(ask(served, raw)) == b"POST /? abcde"
         assert served.requests[0].body == b"abcde"
@@ -232,7 +234,7 @@ def test_a_client_without_trust_is_told_in_broken(box):
         with socket.create_connection(served.to, 60) as sock:
             with pytest.raises(ssl.SSLCertVerificationError):
                 ssl.create_default_context().wrap_socket(sock, server_hostname=NAME)
-            with pytest.raises(OSError):  # noqa: PT011 - by then it is closed, in whichever way
+            with pytest.raises(OSError):
                 ssl.create_default_context().wrap_socket(sock, server_hostname=NAME)
         with socket.create_connection(served.to, 60) as sock:
             sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
@@ -286,9 +288,10 @@ def late(environ, start_response):
 
 @pytest.mark.parametrize("app", [broken_wsgi, broken_asgi, BrokenHandler, failing])
 def test_an_error_of_the_app_is_500_and_is_raised_at_the_end(box, app):
-    with pytest.raises(ServedAppFailed, match="no such thing") as caught, box.network.serve(
-        f"http://{NAME}", app
-    ) as served:
+    with (
+        pytest.raises(ServedAppFailed, match="no such thing") as caught,
+        box.network.serve(f"http://{NAME}", app) as served,
+    ):
         assert status_of(ask(served, request("/x"))) == 500
         assert len(served.errors) == 1
     assert caught.value.__cause__ is served.errors[0]

@@ -230,7 +230,9 @@ def test_all_bodies_share_one_room(served):
     room.take(10)
 
 
-@pytest.mark.parametrize("raw", [HALVES["half a body"], GARBAGE["a chunk without end"], request(method="POST", body=b"x" * 99)])
+@pytest.mark.parametrize(
+    "raw", [HALVES["half a body"], GARBAGE["a chunk without end"], request(method="POST", body=b"x" * 99)]
+)
 def test_room_is_given_back(box, raw):
     served = box.network.serve(f"http://{NAME}", echo)
     with connect(served) as sock:

@@ -184,9 +184,10 @@ def test_openssl_finds_the_authority_in_a_directory(box, tmp_path):
     hashed = f"{authority().subject_hash()}.0"
     (tmp_path / hashed).write_bytes(box.path(f"{trust.HASHED}/{hashed}").read_bytes())
     context = ssl.create_default_context(capath=str(tmp_path))
-    with socket.create_connection(served.to, 60) as sock, context.wrap_socket(
-        sock, server_hostname="api.example.com"
-    ) as secure:
+    with (
+        socket.create_connection(served.to, 60) as sock,
+        context.wrap_socket(sock, server_hostname="api.example.com") as secure,
+    ):
         assert secure.version()
     (tmp_path / hashed).rename(tmp_path / "00000000.0")
     with socket.create_connection(served.to, 60) as sock, pytest.raises(ssl.SSLCertVerificationError):
