@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.errors
 import io
 import re
 import time
@@ -17,6 +18,12 @@ __all__ = ["AppHandler", "Recording", "Responder"]
 #: Bytes of a request line with its header fields.
 HEAD_LIMIT = 64 * 1024
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+#: Of the head itself: the parser also misses the parts of a multipart body, which it is never given.
+_DEFECTS = (
+    email.errors.MissingHeaderBodySeparatorDefect,
+    email.errors.FirstHeaderLineIsContinuationDefect,
+    email.errors.HeaderDefect,
+)
 _FOLD = re.compile(r"[\r\n]+[ \t]*")
 
 
@@ -124,7 +131,7 @@ class Recording(BaseHTTPRequestHandler):
         if not self.parse_request():
             self._owner.received.broke(f"no HTTP request: {self.requestline[:200]!r}")
             return
-        if not _TOKEN.fullmatch(self.command) or self.headers.defects:
+        if not _TOKEN.fullmatch(self.command) or any(isinstance(each, _DEFECTS) for each in self.headers.defects):
             raise BadBody(400, "a malformed request")
         headers = Headers(tuple((name, _FOLD.sub(" ", str(value))) for name, value in self.headers.items()))
         lengths = dict.fromkeys(headers.all("Content-Length"))

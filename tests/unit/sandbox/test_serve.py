@@ -102,6 +102,15 @@ def test_a_body_in_chunks(box):
         assert served.requests[0].body == b"abcde"
 
 
+def test_a_form_with_a_file(box):
+    """Whose content type makes the parser of heads look for parts of a body."""
+    form = b'--b\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\nabc\r\n--b--\r\n'
+    raw = request(method="POST", body=form, Content_Type="multipart/form-data; boundary=b")
+    with box.network.serve(f"http://{NAME}", wsgi) as served:
+        assert plain(ask(served, raw)) == b"POST /? " + form
+        assert served.requests[0].headers["content-type"] == "multipart/form-data; boundary=b"
+
+
 def test_a_client_of_http_1_0_gets_no_chunks(box):
     with box.network.serve(f"http://{NAME}", wsgi) as served:
         answer = ask(served, b"GET / HTTP/1.0\r\n\r\n")

@@ -37,6 +37,7 @@ GARBAGE = {
     "no version": b"GET / HTTP/x\r\n\r\n",
     "a later version": b"GET / HTTP/2.0\r\n\r\n",
     "a bad method": b"G\x1b[31mT / HTTP/1.1\r\n\r\n",
+    "a fold before all": b"GET / HTTP/1.1\r\n X: y\r\n\r\n",
     "no colon": b"GET / HTTP/1.1\r\nnothing\r\n\r\n",
     "two lengths": b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
     "no length": b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
