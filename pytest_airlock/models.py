@@ -28,6 +28,7 @@ __all__ = [
     "SandboxRecord",
     "SandboxSpec",
     "State",
+    "parse_size",
 ]
 
 #: The defaults of a spec, in exactly this place (r27). None = as much as the host gives.
@@ -42,7 +43,8 @@ _SIZE = re.compile(r"([0-9]+)\s*(?:([KMGT])(?:i?B)?|B)?", re.ASCII | re.IGNORECA
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
-def _size(value: object) -> object:
+def parse_size(value: object) -> int:
+    """Bytes, of a number or a text such as "512M". Raises ValueError."""
     if isinstance(value, bool):
         raise ValueError("a size is a number of bytes or a text such as '512M', not true or false")
     if isinstance(value, int):
@@ -107,7 +109,7 @@ def _unique(entries: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(entries))
 
 
-Size = Annotated[int, BeforeValidator(_size)]
+Size = Annotated[int, BeforeValidator(parse_size)]
 AddressSpace = Annotated[Size, AfterValidator(_address_space)]
 Cpu = Annotated[int, BeforeValidator(_count), Field(ge=1, le=65_536)]
 Seconds = Annotated[float, BeforeValidator(_seconds)]

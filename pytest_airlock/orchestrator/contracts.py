@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from pytest_airlock.models import Mount, Network, Owner, Profile, RuntimeGuess, SandboxInfo, SandboxRecord, SandboxSpec
 from pytest_airlock.providers.attaching import Visit
-from pytest_airlock.providers.base import Command, Process, Provider, ProviderSpec, ResetProof, ResolvedMount
+from pytest_airlock.providers.base import Command, Process, Provider, ProviderSpec, ResetProof, ResolvedMount, Route
 
 __all__ = [
     "Clock",
@@ -207,6 +207,7 @@ class Manager(Protocol):
     def lock(self, name: str) -> Network: ...
     def unlock(self, name: str) -> Network: ...
     def allow(self, name: str, *entries: str) -> Network: ...
+    def set_routes(self, name: str, routes: tuple[Route, ...]) -> None: ...
     def attach(self, name: str) -> Visit: ...
 
 

@@ -29,16 +29,17 @@ from pytest_airlock.orchestrator.keeping import let_go
 from pytest_airlock.orchestrator.live import LiveSandbox
 from pytest_airlock.orchestrator.orphans import Orphans, handle_of
 from pytest_airlock.orchestrator.policy.networks import allowing, locking, replacing, unlocking
-from pytest_airlock.orchestrator.preparation import CLEAN, apply_network
+from pytest_airlock.orchestrator.preparation import CLEAN
 from pytest_airlock.orchestrator.probing import look
 from pytest_airlock.orchestrator.provisioned import Provisioned
+from pytest_airlock.orchestrator.routes import put_in_force, set_routes
 from pytest_airlock.orchestrator.states import require_healthy
 from pytest_airlock.orchestrator.steering import Steering
 from pytest_airlock.orchestrator.undo import Undo
 from pytest_airlock.orchestrator.visiting import visit
 from pytest_airlock.orchestrator.waiting import DEFAULT_WAIT, Reservations
 from pytest_airlock.providers.attaching import Attaches, Visit
-from pytest_airlock.providers.base import Change, Command, Process, ResetProof, Resets, Retires, Snapshots
+from pytest_airlock.providers.base import Change, Command, Process, ResetProof, Resets, Retires, Route, Snapshots
 
 __all__ = ["SandboxManager"]
 
@@ -201,8 +202,8 @@ class SandboxManager:
                 else:
                     proof = None
                     self._rebuild(live, clean)
-                if live.network.mode != "locked":
-                    apply_network(live.provider, live.handle, live.network)
+                live.routes = ()
+                put_in_force(live, live.network)
                 if (record.state, record.network, record.before_lock) != (State.RUNNING, live.network, None):
                     self._holdings.change(live, state=State.RUNNING, network=live.network, before_lock=None)
             except BaseException as error:
@@ -243,6 +244,8 @@ class SandboxManager:
             provider = self._snapshots(live)
             made = provider.snapshot(live.handle, stop=stop)
             try:
+                if stop:
+                    put_in_force(live, record.network)
                 self._holdings.change(live, snapshots={**record.snapshots, made: made})
             except BaseException as error:
                 undo = Undo()
@@ -259,8 +262,7 @@ class SandboxManager:
                 raise SnapshotNotFound(name, snapshot)
             try:
                 self._rebuild(live, snapshot)
-                if record.network.mode != "locked":
-                    apply_network(live.provider, live.handle, record.network)
+                put_in_force(live, record.network)
                 self._holdings.change(live, state=State.RUNNING)
             except BaseException as error:
                 self._holdings.mark_errored(live, error)
@@ -298,6 +300,12 @@ class SandboxManager:
     def allow(self, name: str, *entries: str) -> Network:
         """Besides what is reached already. Raises InvalidSpec for what is no entry (providers/endpoints.py)."""
         return self._steering.change(name, allowing(entries))
+
+    def set_routes(self, name: str, routes: tuple[Route, ...]) -> None:
+        """In force when it returns, instead of those before and ahead of the policy; until the next reset. UnsupportedFeature."""
+        with self._holdings.locked(name) as live, self._holdings.steered(live) as record:
+            require_healthy(name, record.state)
+            set_routes(live, record, routes, self._holdings)
 
     # -- Looking ---------------------------------------------------------------------------------------------------
 
@@ -377,8 +385,7 @@ class SandboxManager:
             try:
                 live.provider.start(live.handle)
                 undo.add("the started sandbox", lambda: live.provider.stop(live.handle, grace=0))
-                if record.network.mode != "locked":
-                    apply_network(live.provider, live.handle, record.network)
+                put_in_force(live, record.network)
                 self._holdings.change(live, state=State.RUNNING)
             except BaseException as error:
                 undo.run(error)

@@ -65,7 +65,7 @@ class Steering:
             return policy.network
 
     def _applier(self, live: LiveSandbox) -> Callable[[Network], None]:
-        return lambda network: apply_network(live.provider, live.handle, network)
+        return lambda network: apply_network(live.provider, live.handle, network, live.routes)
 
     def _change_theirs(self, name: str, step: Step) -> Network:
         with self._store.network_lock(name):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 from pytest_airlock.models import SandboxInfo
@@ -15,6 +15,7 @@ from pytest_airlock.providers.base import (
     FileStat,
     Process,
     ResetProof,
+    Route,
     TreeEntry,
 )
 
@@ -63,6 +64,10 @@ class Backend(Protocol):
         """Raises InvalidSpec for what is no entry."""
         ...
 
+    def set_routes(self, routes: tuple[Route, ...]) -> None:
+        """All routes of the present life, the first that fits counts; until the next call or reset. UnsupportedFeature."""
+        ...
+
     def attempts(self) -> Attempts: ...
     def all_attempts(self) -> Attempts:
         """Those before a reset of this hand-out, too, if `network_attempts` says that they are no matter of indifference."""
@@ -85,6 +90,10 @@ class Backend(Protocol):
         ...
 
     def info(self) -> SandboxInfo: ...
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Have it called, once, when this hand-out is over; it must not raise, nor use the backend."""
+        ...
+
     def check(self) -> None:
         """Raise StaleSandbox if this hand-out is over."""
         ...
