@@ -20,17 +20,21 @@ if TYPE_CHECKING:
     from pytest_airlock.orchestrator import SandboxManager as SandboxManager
     from pytest_airlock.orchestrator import create_sandbox as create_sandbox
     from pytest_airlock.sandbox import CompletedProcess as CompletedProcess
+    from pytest_airlock.sandbox import Request as Request
     from pytest_airlock.sandbox import Sandbox as Sandbox
+    from pytest_airlock.sandbox import Served as Served
 
 _HOMES = {
     "AirlockError": "errors",
     "CompletedProcess": "sandbox",
     "Mount": "models",
     "Profile": "models",
+    "Request": "sandbox",
     "Sandbox": "sandbox",
     "SandboxInfo": "models",
     "SandboxManager": "orchestrator",
     "SandboxSpec": "models",
+    "Served": "sandbox",
     "create_sandbox": "orchestrator",
 }
 

@@ -13,6 +13,8 @@ The first split matters most: *the sandbox failed* is never confused with *the c
     ├─ UnsupportedFeature                this provider cannot enforce it on this host
     ├─ ProviderUnavailable               the provider cannot work on this host at all
     ├─ InsufficientResources             the machine has less than was asked for
+    ├─ MissingExtra (ImportError)        an optional dependency is not installed
+    ├─ ServedAppFailed                   an app that served the sandbox raised an error
     ├─ AlreadyExists                     the name is held by somebody
     ├─ HeldElsewhere (PermissionError)   another live run owns it; only its owner acts on it
     ├─ SandboxNotFound (LookupError)     no sandbox of that name
@@ -53,6 +55,7 @@ __all__ = [
     "InvalidName",
     "InvalidSpec",
     "InvalidTransition",
+    "MissingExtra",
     "MountForbidden",
     "OutputLimitExceeded",
     "ProfileForbids",
@@ -63,6 +66,7 @@ __all__ = [
     "SandboxBusy",
     "SandboxDied",
     "SandboxNotFound",
+    "ServedAppFailed",
     "SnapshotNotFound",
     "StaleSandbox",
     "StoreError",
@@ -209,6 +213,28 @@ class InsufficientResources(AirlockError):
         self.need = need
         self.have = have
         self.can_ever_fit = can_ever_fit
+
+
+class MissingExtra(AirlockError, ImportError):
+    """`what` needs the optional dependencies `extra`."""
+
+    def __init__(self, what: str, extra: str, why: str) -> None:
+        super().__init__(what, why=why, hint=f"pip install 'pytest-airlock[{extra}]'")
+        self.extra = extra
+
+
+class ServedAppFailed(AirlockError):
+    """An app given to `network.serve()` raised `count` errors, which its clients saw as status 500; the first is the cause."""
+
+    def __init__(self, url: str, why: str, count: int) -> None:
+        more = f", the first of {count:,} errors" if count > 1 else ""
+        super().__init__(
+            f"the app served at {url} failed{more}",
+            why=why,
+            hint="the sandbox was answered with status 500: mend the app",
+        )
+        self.url = url
+        self.count = count
 
 
 class AlreadyExists(AirlockError):

@@ -12,9 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
 
+from pytest_airlock.providers.endpoints import parse
+
 __all__ = [
     "DEFAULT_DISK",
     "DEFAULT_TIMEOUT",
+    "MAX_ALLOW",
     "Export",
     "Mount",
     "Network",
@@ -25,17 +28,23 @@ __all__ = [
     "SandboxRecord",
     "SandboxSpec",
     "State",
+    "parse_size",
 ]
 
 #: The defaults of a spec, in exactly this place (r27). None = as much as the host gives.
 DEFAULT_DISK = 2 * 1024**3
 DEFAULT_TIMEOUT: float | None = None
 
+#: Entries of an allow-list at most, and characters of one.
+MAX_ALLOW = 1_000
+_LONGEST_ENTRY = 300
+
 _SIZE = re.compile(r"([0-9]+)\s*(?:([KMGT])(?:i?B)?|B)?", re.ASCII | re.IGNORECASE)
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
-def _size(value: object) -> object:
+def parse_size(value: object) -> int:
+    """Bytes, of a number or a text such as "512M". Raises ValueError."""
     if isinstance(value, bool):
         raise ValueError("a size is a number of bytes or a text such as '512M', not true or false")
     if isinstance(value, int):
@@ -83,12 +92,32 @@ def _seconds(value: object) -> object:
     return value
 
 
-Size = Annotated[int, BeforeValidator(_size)]
+def _entry(text: str) -> str:
+    if len(text) > _LONGEST_ENTRY:
+        raise ValueError(f"it has {len(text):,} characters, and no name or address has more than {_LONGEST_ENTRY}")
+    return str(parse(text))
+
+
+def _few(entries: object) -> object:
+    # Before each of them is looked at.
+    if isinstance(entries, (list, tuple)) and len(entries) > MAX_ALLOW:
+        raise ValueError(f"it has {len(entries):,} entries, and {MAX_ALLOW:,} is the most: one can stand for a network")
+    return entries
+
+
+def _unique(entries: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(entries))
+
+
+Size = Annotated[int, BeforeValidator(parse_size)]
 AddressSpace = Annotated[Size, AfterValidator(_address_space)]
 Cpu = Annotated[int, BeforeValidator(_count), Field(ge=1, le=65_536)]
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 Environment = Annotated[dict[str, str], AfterValidator(_env_name)]
 Port = Annotated[int, Field(strict=True, ge=1, le=65_535)]
+AllowList = Annotated[
+    tuple[Annotated[str, AfterValidator(_entry)], ...], BeforeValidator(_few), AfterValidator(_unique)
+]
 MountMode = Literal["ro", "cow", "rw"]
 NetworkMode = Literal["locked", "allow", "open", "host"]
 
@@ -118,10 +147,14 @@ class Mount(_Model):
 
 
 class Network(_Model):
-    """A network policy; `allow` entries are `host:port`, `*.domain:port`, `address/prefix:port`."""
+    """A network policy; `allow` entries are `host:port`, `*.domain:port`, `address/prefix:port`, port `*` = every one.
+
+    With mode "allow" they are all that is reached; with "open" what is reached besides the outside world, as private
+    addresses. They are kept in their canonical form, in order, each once; at most 1,000.
+    """
 
     mode: NetworkMode = "locked"
-    allow: tuple[str, ...] = ()
+    allow: AllowList = ()
 
 
 def _network(value: object) -> object:
@@ -250,7 +283,11 @@ class Export(_Model):
 
 
 class SandboxRecord(_Model):
-    """Identity and intent of a sandbox, one JSON file each; what is live is probed, not stored."""
+    """Identity and intent of a sandbox, one JSON file each; what is live is probed, not stored.
+
+    `network` is the policy in force, `before_lock` what unlocking goes back to. `network_allowed` are the profile's modes:
+    a process that did not make the sandbox may not know the profile.
+    """
 
     version: Literal[1] = 1
     name: str
@@ -261,6 +298,8 @@ class SandboxRecord(_Model):
     owner: Owner
     created: float
     network: Network = Field(default_factory=Network)
+    before_lock: Network | None = None
+    network_allowed: tuple[NetworkMode, ...] = ("locked",)
     handle: dict[str, Any] | None = None
     snapshots: dict[str, str] = Field(default_factory=dict)
     mounts: tuple[dict[str, Any], ...] = ()
@@ -272,7 +311,10 @@ class SandboxRecord(_Model):
 
 
 class SandboxInfo(_Model):
-    """What `info`, `list` and `status` tell. `enforced` are the features the provider enforces for it."""
+    """What `info`, `list` and `status` tell. `enforced` are the features the provider enforces for it.
+
+    `before_lock` is the network policy that unlocking goes back to; None if it was not locked while it ran.
+    """
 
     name: str
     state: State
@@ -281,6 +323,7 @@ class SandboxInfo(_Model):
     image: str | None
     user: str
     network: Network
+    before_lock: Network | None = None
     enforced: tuple[str, ...]
     owner: Owner
     created: float

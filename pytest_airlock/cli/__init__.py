@@ -1,8 +1,9 @@
 """The `airlock` command: what another process may do with sandboxes.
 
-looking.py (list, status) · visiting.py (run, shell) · ending.py (stop, destroy, gc) · doctor.py · common.py
+looking.py (list, status) · visiting.py (run, shell) · steering.py (lock, unlock, allow) · ending.py (stop, destroy, gc) ·
+doctor.py · common.py
 
-A sandbox of a live run can be looked at and entered, and is never ended: only its owner acts on it.
+A sandbox of a live run can be looked at and entered, and its network changed; it is never ended: that is its owner's.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from pytest_airlock.cli import doctor, ending, looking, visiting
+    from pytest_airlock.cli import doctor, ending, looking, steering, visiting
 
     parser = argparse.ArgumentParser(
         prog="airlock", description="Look at, enter and remove the sandboxes of pytest-airlock."
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     looking.add_verbs(verbs)
     visiting.add_verbs(verbs)
+    steering.add_verbs(verbs)
     ending.add_verbs(verbs)
     doctor.add_verbs(verbs)
     return parser

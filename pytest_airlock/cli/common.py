@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pytest_airlock.models import Network
     from pytest_airlock.orchestrator import SandboxManager
     from pytest_airlock.orchestrator.providers import ProviderRegistry
 
-__all__ = ["Verbs", "explain", "managing", "managing_providers", "say", "shown"]
+__all__ = ["Verbs", "explain", "managing", "managing_providers", "policy", "say", "shown"]
 
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -50,6 +51,15 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
     sys.stderr.write(f"airlock: {shown(text)}\n")
+
+
+def policy(network: Network, most: int = 20) -> str:
+    """A network policy in words, with `most` entries of its allow-list."""
+    if not network.allow:
+        return network.mode
+    more = len(network.allow) - most
+    shown_entries = ", ".join(network.allow[:most]) + (f", … {more:,} more" if more > 0 else "")
+    return f"{network.mode}, and {shown_entries}" if network.mode == "open" else f"{network.mode} {shown_entries}"
 
 
 def explain(error: BaseException) -> str:

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from pytest_airlock.cli.common import Verbs, managing, say
+from pytest_airlock.cli.common import Verbs, managing, policy, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ def _list(arguments: argparse.Namespace) -> int:
         say(json.dumps([info.model_dump(mode="json") for info in found], indent=2))
     elif found:
         exports = any(info.export for info in found)  # a column only where there is something to say
-        rows = [("NAME", "STATE", "PROVIDER", "PROFILE", "OWNER", "KEPT AS FILES"), *map(_row, found)]
+        rows = [("NAME", "STATE", "PROVIDER", "PROFILE", "NETWORK", "OWNER", "KEPT AS FILES"), *map(_row, found)]
         for row in _aligned(rows if exports else [row[:-1] for row in rows]):
             say(row)
     else:
@@ -47,7 +47,6 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         say(info.model_dump_json(indent=2))
         return 0
-    network = info.network.mode + (f" {', '.join(info.network.allow)}" if info.network.allow else "")
     facts = {
         "name": info.name,
         "state": f"{info.state}{', kept' if info.kept else ''}",
@@ -55,7 +54,8 @@ def _status(arguments: argparse.Namespace) -> int:
         "profile": info.profile,
         "image": info.image or "the provider's own",
         "user": info.user,
-        "network": network,
+        "network": policy(info.network),
+        "before lock": policy(info.before_lock) if info.before_lock else "",
         "owner": _owner(info),
         "enforced": ", ".join(info.enforced),
         "mounts": ", ".join(f"{mount['source']} at {mount['target']} ({mount['mode']})" for mount in info.mounts),
@@ -71,7 +71,10 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _row(info: SandboxInfo) -> tuple[str, ...]:
     state = f"{info.state}{'*' if info.error else ''}"
-    return info.name, state, info.provider, info.profile, _owner(info), _export(info)
+    network = policy(info.network, most=2)
+    if info.before_lock:
+        network += f" (before: {policy(info.before_lock, most=2)})"
+    return info.name, state, info.provider, info.profile, network, _owner(info), _export(info)
 
 
 def _export(info: SandboxInfo) -> str:

@@ -1,4 +1,4 @@
-"""Contract 33-32: visits from outside the process that owns the sandbox."""
+"""Contract 33-36, 41: visits from outside the process that owns the sandbox."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pytest_airlock.conformance.machine import PATIENCE, Machine, all_dead, ended, line
-from pytest_airlock.errors import SandboxDied
-from pytest_airlock.providers.attaching import Visit
-from pytest_airlock.providers.base import Command, Handle, Provider, ProviderSpec
+from pytest_airlock.errors import SandboxDied, UnsupportedFeature
+from pytest_airlock.providers.attaching import Terminal, TerminalSize, Visit
+from pytest_airlock.providers.base import Command, Handle, NetworkRule, Provider, ProviderSpec
 
 
 @pytest.fixture
@@ -31,6 +31,13 @@ def enter(attaches: Any, new_provider: Callable[[], Provider]) -> Iterator[Calla
 
 def command(visit: Visit, script: str, **words: Any) -> Command:
     return Command(("sh", "-c", script), tuple(visit.environ.items()), **words)
+
+
+def on_terminal(visit: Visit, script: str, size: TerminalSize) -> Terminal:
+    try:
+        return visit.terminal(command(visit, script), size)
+    except UnsupportedFeature as error:
+        pytest.skip(f"terminals: {error.why}")
 
 
 def test_c33_a_visitor_runs_commands_beside_the_owner(box: Machine, enter: Callable[[Machine], Visit]) -> None:
@@ -74,7 +81,7 @@ def test_c33_what_does_not_run_cannot_be_entered(
 def test_c34_what_a_visit_started_ends_with_it_and_nothing_else(
     box: Machine, enter: Callable[[Machine], Visit]
 ) -> None:
-    with box.process("sh", "-c", "echo here; read x; echo $x", stdin="pipe") as own:
+    with box.process("sh", "-c", "echo here; cat", stdin="pipe") as own:
         line(own)
         visit = enter(box)
         process = visit.spawn(command(visit, "echo here; sleep 1000"))
@@ -91,12 +98,13 @@ def test_c34_what_a_visit_started_ends_with_it_and_nothing_else(
 def test_c34_the_owner_may_end_it_at_any_time(
     box: Machine, enter: Callable[[Machine], Visit], request: pytest.FixtureRequest, how: str
 ) -> None:
+    snapshots, resets = (request.getfixturevalue(name) if how == "reset" else None for name in ("snapshots", "resets"))
+    kept = snapshots.snapshot(box.handle) if snapshots else ""
     visit = enter(box)
     process = visit.spawn(command(visit, "echo here; sleep 1000"))
     line(process)
-    if how == "reset":
-        snapshots, resets = (request.getfixturevalue(name) for name in ("snapshots", "resets"))
-        resets.reset(box.handle, snapshots.snapshot(box.handle, stop=True))
+    if resets:
+        resets.reset(box.handle, kept)
     elif how == "stop":
         box.provider.stop(box.handle, grace=0.1)
     else:
@@ -112,7 +120,7 @@ def test_c34_the_owner_may_end_it_at_any_time(
 
 def test_c34_two_visitors_are_nothing_to_each_other(box: Machine, enter: Callable[[Machine], Visit]) -> None:
     one, other = enter(box), enter(box)
-    process = one.spawn(command(one, "echo here; read x", stdin="pipe"))
+    process = one.spawn(command(one, "echo here; cat; exit 1", stdin="pipe"))
     line(process)
     other.close()
     assert process.poll() is None
@@ -126,7 +134,7 @@ def test_c35_a_terminal_is_the_controlling_one_and_has_the_size(
     box: Machine, enter: Callable[[Machine], Visit]
 ) -> None:
     visit = enter(box)
-    terminal = visit.terminal(command(visit, "stty -echo; tty < /dev/tty; stty size; read x; stty size"), (33, 77))
+    terminal = on_terminal(visit, "stty -echo; tty < /dev/tty; stty size; read x; stty size", (33, 77))
     assert line(terminal).startswith(b"/dev/")
     assert line(terminal) == b"33 77\r\n"
     terminal.resize((44, 88))
@@ -138,8 +146,8 @@ def test_c35_a_terminal_is_the_controlling_one_and_has_the_size(
 
 def test_c35_control_c_interrupts_what_runs_on_it(box: Machine, enter: Callable[[Machine], Visit]) -> None:
     visit = enter(box)
-    terminal = visit.terminal(
-        command(visit, "stty -echo; trap 'echo caught; exit 3' INT; echo here; while :; do sleep 0.1; done"), (24, 80)
+    terminal = on_terminal(
+        visit, "stty -echo; trap 'echo caught; exit 3' INT; echo here; while :; do sleep 0.1; done", (24, 80)
     )
     assert line(terminal) == b"here\r\n"
     terminal.stdin.write(b"\x03")
@@ -150,7 +158,7 @@ def test_c35_control_c_interrupts_what_runs_on_it(box: Machine, enter: Callable[
 
 def test_c35_whoever_lets_go_of_a_terminal_hangs_it_up(box: Machine, enter: Callable[[Machine], Visit]) -> None:
     visit = enter(box)
-    terminal = visit.terminal(command(visit, "trap 'echo hung up > /tmp/sign; exit' HUP; echo here; read x"), (24, 80))
+    terminal = on_terminal(visit, "trap 'echo hung up > /tmp/sign; exit' HUP; echo here; read x", (24, 80))
     line(terminal)
     terminal.stdin.close()
     ended(terminal)
@@ -183,3 +191,44 @@ def test_c36_a_snapshot_has_what_a_visitor_wrote(
     snapshots.restore(box.handle, kept)
     box.provider.start(box.handle)
     assert box.read("/opt/mine") == b"1\n"
+
+
+NAME = "conformance.example.org"
+
+
+def open_a_network(features: Any) -> None:
+    if "network_open" not in features:
+        pytest.skip(f"network_open: {features.absent['network_open'].why}")
+
+
+def verdicts(box: Machine, networks: Any) -> set[str]:
+    """Of a question for a name that comes next."""
+    before = len(networks.attempts(box.handle))
+    box.sh(f"getent hosts {NAME}")
+    return {attempt.verdict for attempt in networks.attempts(box.handle)[before:]}
+
+
+def test_c41_a_visitor_opens_and_locks_and_it_stays_when_he_leaves(
+    box: Machine, enter: Callable[[Machine], Visit], networks: Any, features: Any
+) -> None:
+    open_a_network(features)
+    visit = enter(box)
+    visit.set_network(NetworkRule("open"))
+    assert verdicts(box, networks) == {"allowed"}
+    visit.close()
+    assert verdicts(box, networks) == {"allowed"}
+    enter(box).set_network(NetworkRule("locked"))
+    assert verdicts(box, networks) == {"refused"}
+
+
+def test_c41_a_restart_locks_and_the_visit_is_over(
+    box: Machine, enter: Callable[[Machine], Visit], networks: Any, features: Any
+) -> None:
+    open_a_network(features)
+    visit = enter(box)
+    visit.set_network(NetworkRule("open"))
+    box.restart()
+    assert verdicts(box, networks) == {"refused"}
+    with pytest.raises(SandboxDied):
+        visit.set_network(NetworkRule("open"))
+    assert verdicts(box, networks) == {"refused"}

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from pytest_airlock.models import Mount, Network, Owner, Profile, RuntimeGuess, SandboxInfo, SandboxRecord, SandboxSpec
 from pytest_airlock.providers.attaching import Visit
-from pytest_airlock.providers.base import Command, Process, Provider, ProviderSpec, ResetProof, ResolvedMount
+from pytest_airlock.providers.base import Command, Process, Provider, ProviderSpec, ResetProof, ResolvedMount, Route
 
 __all__ = [
     "Clock",
@@ -165,6 +165,13 @@ class Store(Protocol):
         """The short-held lock under which the record of `name` is read and changed (r25)."""
         ...
 
+    def network_lock(self, name: str) -> AbstractContextManager[None]:
+        """Held by whoever puts a network policy in force, until it is recorded, too: so for as long as a provider takes.
+
+        Looking at a sandbox never needs it. locked() may be entered within it, and not the other way round.
+        """
+        ...
+
 
 @runtime_checkable
 class Providers(Protocol):
@@ -197,6 +204,10 @@ class Manager(Protocol):
     def list(self) -> Sequence[SandboxInfo]: ...
     def status(self, name: str) -> SandboxInfo: ...
     def set_network(self, name: str, network: Network) -> None: ...
+    def lock(self, name: str) -> Network: ...
+    def unlock(self, name: str) -> Network: ...
+    def allow(self, name: str, *entries: str) -> Network: ...
+    def set_routes(self, name: str, routes: tuple[Route, ...]) -> None: ...
     def attach(self, name: str) -> Visit: ...
 
 

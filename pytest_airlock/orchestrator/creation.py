@@ -103,6 +103,7 @@ class Creation:
             state=State.CREATING,
             spec=plan.spec.model_copy(update=resolved),
             profile=plan.profile.name,
+            network_allowed=plan.profile.network_allowed,
             owner=self.owner,
             created=self.clock.time(),
             runtime=plan.runtime,

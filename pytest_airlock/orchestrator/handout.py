@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pytest_airlock.errors import StaleSandbox, UnsupportedFeature
-from pytest_airlock.models import Network, SandboxInfo
+from pytest_airlock.models import SandboxInfo
 from pytest_airlock.providers.base import (
     Attempt,
     Attempts,
@@ -20,6 +20,7 @@ from pytest_airlock.providers.base import (
     Networks,
     Process,
     ResetProof,
+    Route,
     TreeEntry,
 )
 
@@ -45,10 +46,17 @@ class Handout:
         self._over = False
         self._earlier: list[Attempt] = []
         self._lost = 0
+        self._at_end: list[Callable[[], None]] = []
 
     def end(self) -> None:
-        """From now on every call raises StaleSandbox."""
+        """From now on every call raises StaleSandbox; what was left to at_end() is done."""
         self._over = True
+        while self._at_end:
+            self._at_end.pop()()
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        self.check()
+        self._at_end.append(call)
 
     def check(self) -> None:
         if self._over:
@@ -125,9 +133,21 @@ class Handout:
         self._remember()
         return self._manager.reset(self.name)
 
-    def set_network(self, network: Network) -> None:
+    def lock_network(self) -> None:
         self.check()
-        self._manager.set_network(self.name, network)
+        self._manager.lock(self.name)
+
+    def unlock_network(self) -> None:
+        self.check()
+        self._manager.unlock(self.name)
+
+    def allow_network(self, entries: Sequence[str]) -> None:
+        self.check()
+        self._manager.allow(self.name, *entries)
+
+    def set_routes(self, routes: tuple[Route, ...]) -> None:
+        self.check()
+        self._manager.set_routes(self.name, routes)
 
     def attempts(self) -> Attempts:
         self.check()

@@ -95,6 +95,14 @@ class Holdings:
                 record = self._reread(live)
             yield live, record
 
+    @contextmanager
+    def steered(self, live: LiveSandbox) -> Iterator[SandboxRecord]:
+        """The record as it is now, of a locked sandbox whose network policy nobody else changes meanwhile, in any process."""
+        with self._store.network_lock(live.name):
+            with self._store.locked(live.name):
+                record = self._reread(live)
+            yield record
+
     def change(self, live: LiveSandbox, **changes: object) -> SandboxRecord:
         """Change fields of the record. Raises SandboxNotFound if it was removed meanwhile, InvalidTransition, StoreError."""
         with self._store.locked(live.name):

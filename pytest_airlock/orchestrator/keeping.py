@@ -8,6 +8,7 @@ from pytest_airlock.orchestrator.contracts import Mounts, Store
 from pytest_airlock.orchestrator.holdings import Holdings
 from pytest_airlock.orchestrator.live import LiveSandbox
 from pytest_airlock.orchestrator.preparation import CLEAN
+from pytest_airlock.orchestrator.routes import set_routes
 from pytest_airlock.providers.base import Absence, Diffs, Provider, Snapshots
 
 __all__ = ["let_go", "lives_on"]
@@ -28,6 +29,8 @@ def lives_on(provider: Provider) -> bool:
 def let_go(live: LiveSandbox, record: SandboxRecord, holdings: Holdings, store: Store, mounts: Mounts) -> SandboxRecord:
     """Under its lock. What fails before the sandbox is deleted leaves it held; what was exported by then stays."""
     if lives_on(live.provider):
+        # A port of this process may be anybody's once it has ended.
+        set_routes(live, record, (), holdings)
         kept = holdings.change(live, kept=True)
         _leave(live, holdings, mounts)
         return kept

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pytest_airlock.models import Network
 from pytest_airlock.orchestrator.contracts import Lease, Plan
 from pytest_airlock.orchestrator.handout import Handout
-from pytest_airlock.providers.base import Handle, Provider
+from pytest_airlock.providers.base import Handle, Provider, Route
 
 __all__ = ["LiveSandbox"]
 
@@ -17,7 +17,7 @@ __all__ = ["LiveSandbox"]
 class LiveSandbox:
     """`lock` makes every change of one sandbox one after the other (provider contract 16).
 
-    `network` is the policy it is reset to; `direct` is the manager's own hand-out, which ends only with the sandbox.
+    `network` is the policy it is reset to, `routes` are those in force, newest first; `direct` is the manager's own hand-out, which ends only with the sandbox.
     `error` says why it is errored, even where the store could not be told.
     """
 
@@ -27,6 +27,7 @@ class LiveSandbox:
     provider: Provider
     handle: Handle
     network: Network
+    routes: tuple[Route, ...] = ()
     lock: threading.RLock = field(default_factory=threading.RLock)
     handouts: list[Handout] = field(default_factory=list)
     direct: Handout | None = None

@@ -28,15 +28,18 @@ from pytest_airlock.orchestrator.holdings import Holdings
 from pytest_airlock.orchestrator.keeping import let_go
 from pytest_airlock.orchestrator.live import LiveSandbox
 from pytest_airlock.orchestrator.orphans import Orphans, handle_of
-from pytest_airlock.orchestrator.preparation import CLEAN, apply_network, require_network
+from pytest_airlock.orchestrator.policy.networks import allowing, locking, replacing, unlocking
+from pytest_airlock.orchestrator.preparation import CLEAN
 from pytest_airlock.orchestrator.probing import look
 from pytest_airlock.orchestrator.provisioned import Provisioned
+from pytest_airlock.orchestrator.routes import put_in_force, set_routes
 from pytest_airlock.orchestrator.states import require_healthy
+from pytest_airlock.orchestrator.steering import Steering
 from pytest_airlock.orchestrator.undo import Undo
 from pytest_airlock.orchestrator.visiting import visit
 from pytest_airlock.orchestrator.waiting import DEFAULT_WAIT, Reservations
 from pytest_airlock.providers.attaching import Attaches, Visit
-from pytest_airlock.providers.base import Change, Command, Process, ResetProof, Resets, Retires, Snapshots
+from pytest_airlock.providers.base import Change, Command, Process, ResetProof, Resets, Retires, Route, Snapshots
 
 __all__ = ["SandboxManager"]
 
@@ -77,6 +80,7 @@ class SandboxManager:
         self._insufficient = insufficient
         self._say = say
         self._holdings = Holdings(store, owner)
+        self._steering = Steering(store, providers, self._holdings)
         self._provisioned = Provisioned() if provisioned is None else provisioned
 
     # -- Making and removing ---------------------------------------------------------------------------------------
@@ -161,7 +165,7 @@ class SandboxManager:
             if live.provider.is_running(live.handle):
                 self._holdings.change(live, state=State.RUNNING)
             else:
-                self._start(live, record)
+                self._start(live)
         return self.status(name)
 
     def stop(self, name: str, *, grace: float = GRACE) -> SandboxInfo:
@@ -183,28 +187,29 @@ class SandboxManager:
 
         Raises SnapshotNotFound before anything is touched. Any other error leaves it errored.
         """
-        with self._holdings.held(name) as (live, record):
-            return self._reset(live, record)
+        with self._holdings.locked(name) as live:
+            return self._reset(live)
 
-    def _reset(self, live: LiveSandbox, record: SandboxRecord) -> ResetProof | None:
-        require_healthy(live.name, record.state)
-        clean = record.snapshots.get(CLEAN)
-        if clean is None or not isinstance(live.provider, Snapshots):
-            raise SnapshotNotFound(live.name, CLEAN)
-        try:
-            if isinstance(live.provider, Resets):
-                proof: ResetProof | None = live.provider.reset(live.handle, clean)
-            else:
-                proof = None
-                self._rebuild(live, clean)
-            if live.network.mode != "locked":
-                apply_network(live.provider, live.handle, live.network)
-            if (record.state, record.network) != (State.RUNNING, live.network):
-                self._holdings.change(live, state=State.RUNNING, network=live.network)
-        except BaseException as error:
-            self._holdings.mark_errored(live, error)
-            raise
-        return proof
+    def _reset(self, live: LiveSandbox) -> ResetProof | None:
+        with self._holdings.steered(live) as record:
+            require_healthy(live.name, record.state)
+            clean = record.snapshots.get(CLEAN)
+            if clean is None or not isinstance(live.provider, Snapshots):
+                raise SnapshotNotFound(live.name, CLEAN)
+            try:
+                if isinstance(live.provider, Resets):
+                    proof: ResetProof | None = live.provider.reset(live.handle, clean)
+                else:
+                    proof = None
+                    self._rebuild(live, clean)
+                live.routes = ()
+                put_in_force(live, live.network)
+                if (record.state, record.network, record.before_lock) != (State.RUNNING, live.network, None):
+                    self._holdings.change(live, state=State.RUNNING, network=live.network, before_lock=None)
+            except BaseException as error:
+                self._holdings.mark_errored(live, error)
+                raise
+            return proof
 
     def retire(self, name: str) -> bool:
         """Take it back from whoever had it: hand-outs end, and all inside begins to die. recycle() then proves the death.
@@ -222,7 +227,7 @@ class SandboxManager:
         """Make it ready for the next one: hand-outs end, reset, and snapshots a test took are deleted."""
         with self._holdings.held(name) as (live, record):
             live.end_handouts()
-            proof = self._reset(live, record)
+            proof = self._reset(live)
             taken = {key: snapshot for key, snapshot in record.snapshots.items() if key != CLEAN}
             if taken and isinstance(live.provider, Snapshots):
                 for snapshot in taken.values():
@@ -239,6 +244,8 @@ class SandboxManager:
             provider = self._snapshots(live)
             made = provider.snapshot(live.handle, stop=stop)
             try:
+                if stop:
+                    put_in_force(live, record.network)
                 self._holdings.change(live, snapshots={**record.snapshots, made: made})
             except BaseException as error:
                 undo = Undo()
@@ -249,14 +256,13 @@ class SandboxManager:
 
     def restore(self, name: str, snapshot: str) -> None:
         """Files as in the snapshot, no process of before, the network as it is; running afterwards."""
-        with self._holdings.held(name) as (live, record):
+        with self._holdings.locked(name) as live, self._holdings.steered(live) as record:
             require_healthy(name, record.state)
             if snapshot not in record.snapshots.values():
                 raise SnapshotNotFound(name, snapshot)
             try:
                 self._rebuild(live, snapshot)
-                if record.network.mode != "locked":
-                    apply_network(live.provider, live.handle, record.network)
+                put_in_force(live, record.network)
                 self._holdings.change(live, state=State.RUNNING)
             except BaseException as error:
                 self._holdings.mark_errored(live, error)
@@ -277,27 +283,29 @@ class SandboxManager:
     # -- Network ---------------------------------------------------------------------------------------------------
 
     def set_network(self, name: str, network: Network) -> None:
-        """In force, and recorded, when it returns; until the next reset. Raises ProfileForbids, UnsupportedFeature."""
-        with self._holdings.held(name) as (live, record):
+        """In force, and recorded, when it returns; until the next reset. Raises ProfileForbids, UnsupportedFeature.
+
+        All four act on sandboxes of other live runs of this user, too: steering.py says what they raise then.
+        """
+        self._steering.change(name, replacing(network))
+
+    def lock(self, name: str) -> Network:
+        """Nothing is reached, DNS included. These three return the policy in force."""
+        return self._steering.change(name, locking)
+
+    def unlock(self, name: str) -> Network:
+        """As before it was locked, and with what was allowed since; else open."""
+        return self._steering.change(name, unlocking)
+
+    def allow(self, name: str, *entries: str) -> Network:
+        """Besides what is reached already. Raises InvalidSpec for what is no entry (providers/endpoints.py)."""
+        return self._steering.change(name, allowing(entries))
+
+    def set_routes(self, name: str, routes: tuple[Route, ...]) -> None:
+        """In force when it returns, instead of those before and ahead of the policy; until the next reset. UnsupportedFeature."""
+        with self._holdings.locked(name) as live, self._holdings.steered(live) as record:
             require_healthy(name, record.state)
-            profile = live.plan.profile
-            if network.mode not in profile.network_allowed:
-                allowed = ", ".join(profile.network_allowed)
-                raise ProfileForbids(profile.name, f"network {network.mode!r}", hint=f"it allows: {allowed}")
-            require_network(live.provider, network)
-            undo = Undo()
-            try:
-                if live.provider.is_running(live.handle):
-                    # What others read must be what is in force.
-                    undo.add(
-                        "the new network policy", lambda: apply_network(live.provider, live.handle, record.network)
-                    )
-                    apply_network(live.provider, live.handle, network)
-                self._holdings.change(live, network=network)
-            except BaseException as error:
-                if undo.run(error):
-                    self._holdings.mark_errored(live, error, "a network policy that is not the recorded one")
-                raise
+            set_routes(live, record, routes, self._holdings)
 
     # -- Looking ---------------------------------------------------------------------------------------------------
 
@@ -368,20 +376,20 @@ class SandboxManager:
         with self._holdings.held(name) as (live, record):
             require_healthy(name, record.state)
             if not live.provider.is_running(live.handle):
-                self._start(live, record)
+                self._start(live)
 
-    def _start(self, live: LiveSandbox, record: SandboxRecord) -> None:
+    def _start(self, live: LiveSandbox) -> None:
         """Under its lock. A sandbox is born locked, so its policy is put in force again; or it does not run."""
-        undo = Undo()
-        try:
-            live.provider.start(live.handle)
-            undo.add("the started sandbox", lambda: live.provider.stop(live.handle, grace=0))
-            if record.network.mode != "locked":
-                apply_network(live.provider, live.handle, record.network)
-            self._holdings.change(live, state=State.RUNNING)
-        except BaseException as error:
-            undo.run(error)
-            raise
+        with self._holdings.steered(live) as record:
+            undo = Undo()
+            try:
+                live.provider.start(live.handle)
+                undo.add("the started sandbox", lambda: live.provider.stop(live.handle, grace=0))
+                put_in_force(live, record.network)
+                self._holdings.change(live, state=State.RUNNING)
+            except BaseException as error:
+                undo.run(error)
+                raise
 
     def _rebuild(self, live: LiveSandbox, snapshot: str) -> None:
         live.provider.stop(live.handle, grace=0)

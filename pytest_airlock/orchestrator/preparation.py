@@ -8,9 +8,20 @@ from collections.abc import Callable, Mapping
 from pytest_airlock.errors import CommandFailed, UnsupportedFeature
 from pytest_airlock.models import Network, NetworkMode
 from pytest_airlock.orchestrator.contracts import Plan
-from pytest_airlock.providers.base import Command, Handle, NetworkRule, Networks, Process, Provider, Snapshots
+from pytest_airlock.orchestrator.policy.networks import modes_of
+from pytest_airlock.providers.base import (
+    Absence,
+    Command,
+    Handle,
+    NetworkRule,
+    Networks,
+    Process,
+    Provider,
+    Route,
+    Snapshots,
+)
 
-__all__ = ["CLEAN", "FEATURE_OF", "apply_network", "effective_network", "prepare", "require_network"]
+__all__ = ["CLEAN", "FEATURE_OF", "apply_network", "effective_network", "prepare", "require_network", "require_routes"]
 
 #: The name under which a record keeps the snapshot that a reset goes back to.
 CLEAN = "clean"
@@ -22,6 +33,7 @@ FEATURE_OF: Mapping[NetworkMode, str] = {
     "host": "network_host",
 }
 _LOCKED = Network()
+_ROUTES = "network_routes"
 # Bytes of the head and of the tail of a failing command's output that its error shows.
 _HEAD, _TAIL = 2_000, 6_000
 # The most a pipe can hold (pipe-max-size of pipe(7), its default): what a daemon writes later is not the command's.
@@ -33,7 +45,7 @@ def effective_network(plan: Plan, provider: Provider) -> Network:
 
     Raises UnsupportedFeature if the spec itself asks for it; nothing has been made yet.
     """
-    if FEATURE_OF[plan.network.mode] in plan.provider_spec.required or _can(provider, plan.network):
+    if FEATURE_OF[plan.network.mode] in plan.provider_spec.required or not _lacking(provider, plan.network):
         require_network(provider, plan.network)
         return plan.network
     return _LOCKED
@@ -41,9 +53,10 @@ def effective_network(plan: Plan, provider: Provider) -> Network:
 
 def require_network(provider: Provider, network: Network) -> None:
     """UnsupportedFeature if the provider cannot enforce the policy here."""
-    if _can(provider, network):
+    lacking = _lacking(provider, network)
+    if not lacking:
         return
-    feature = FEATURE_OF[network.mode]
+    feature = lacking[0]
     absence = provider.probe().absent.get(feature)
     if isinstance(provider, Networks) and absence is not None:
         raise UnsupportedFeature(feature, provider.name, absence.why, hint=absence.fix)
@@ -55,18 +68,30 @@ def require_network(provider: Provider, network: Network) -> None:
     )
 
 
-def apply_network(provider: Provider, handle: Handle, network: Network) -> None:
-    """Put a policy in force. A provider without Networks is locked, always."""
+def require_routes(provider: Provider) -> None:
+    """UnsupportedFeature if the provider cannot lead connections to a server of the test here."""
+    features = provider.probe()
+    if isinstance(provider, Networks) and _ROUTES in features:
+        return
+    absence = features.absent.get(_ROUTES, Absence("it cannot lead connections to a server of the test"))
+    hint = absence.fix or "leave network.route() and network.serve() out, or choose another provider"
+    raise UnsupportedFeature(_ROUTES, provider.name, absence.why, hint=hint)
+
+
+def apply_network(provider: Provider, handle: Handle, network: Network, routes: tuple[Route, ...] = ()) -> None:
+    """Put a policy, and routes that come before it, in force. A provider without Networks is locked, always."""
     if isinstance(provider, Networks):
-        provider.set_network(handle, NetworkRule(network.mode, network.allow))
+        provider.set_network(handle, NetworkRule(network.mode, network.allow, routes))
     else:
         require_network(provider, network)
 
 
-def _can(provider: Provider, network: Network) -> bool:
+def _lacking(provider: Provider, network: Network) -> list[str]:
+    """The features that it takes and the provider has not."""
     if network.mode == "locked":
-        return True
-    return isinstance(provider, Networks) and FEATURE_OF[network.mode] in provider.probe()
+        return []
+    needed = [FEATURE_OF[mode] for mode in modes_of(network)]
+    return [feature for feature in needed if not (isinstance(provider, Networks) and feature in provider.probe())]
 
 
 def prepare(

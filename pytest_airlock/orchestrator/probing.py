@@ -52,6 +52,7 @@ def _info(record: SandboxRecord, *, state: State | None = None, error: str = "")
         image=record.spec.image,
         user=record.spec.user or "",
         network=record.network,
+        before_lock=record.before_lock,
         enforced=tuple(cast("list[str]", handle.get("enforced", []))),
         owner=record.owner,
         created=record.created,

@@ -1,11 +1,11 @@
-"""Optional protocol `Attaches`: entering a live sandbox from another process of the same user. Contract 33-32 of base.py."""
+"""Optional protocol `Attaches`: entering a live sandbox from another process of the same user. Contract 33-36, 41 of base.py."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import IO, Protocol, runtime_checkable
 
-from pytest_airlock.providers.base import Command, Handle, Process
+from pytest_airlock.providers.base import Command, Handle, NetworkRule, Process
 
 __all__ = ["Attaches", "Terminal", "TerminalSize", "Visit"]
 
@@ -34,6 +34,10 @@ class Visit(Protocol):
 
     def spawn(self, command: Command) -> Process: ...
     def terminal(self, command: Command, size: TerminalSize) -> Terminal: ...
+    def set_network(self, rule: NetworkRule) -> None:
+        """Contract 41. It stays when the visit ends."""
+        ...
+
     def close(self) -> None:
         """End the visit, and with it what it started. Twice is fine."""
         ...
@@ -41,7 +45,7 @@ class Visit(Protocol):
 
 @runtime_checkable
 class Attaches(Protocol):
-    """Optional: contract 29-32."""
+    """Optional: contract 33-36, 41."""
 
     def attach(self, handle: Handle) -> Visit: ...
     def visited(self, handle: Handle) -> bool: ...

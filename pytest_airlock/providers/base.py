@@ -11,7 +11,7 @@ Everything that crosses it is plain data and byte streams, so that a provider ca
     only a wish.
  4. `create` of a name that this provider instance already has raises AlreadyExists and touches nothing.
  5. `start(handle)` returns when `spawn` works; the sandbox is born locked: nothing inside reaches a network, DNS
-    included. On a running sandbox it does nothing.
+    included, unless `spec.shares_network` asked for the host's. On a running sandbox it does nothing.
  6. `is_running(handle)` asks the live world, not a memory: a sandbox that died by itself is not running. An error
     while asking is raised, never answered with False.
  7. `spawn(handle, command)` keeps argument boundaries byte for byte, uses exactly the given environment and
@@ -69,7 +69,8 @@ Optional protocols, looked up with isinstance:
     `terminal` run commands with the sandbox's limits and users. SandboxDied if it does not run, or its owner is dead.
 34. The owner's world does not depend on a visit: what a visit started ends with it, and nothing else does. If the sandbox
     is stopped, reset or deleted meanwhile, what the visit started is dead and its calls raise SandboxDied.
-35. `Visit.terminal(command, size)` runs it on a terminal made inside, which is its controlling one and has that size.
+35. `Visit.terminal(command, size)` runs it on a terminal made inside, which is its controlling one and has that size;
+    UnsupportedFeature from a provider that has none.
 36. `Attaches.visited(handle)` tells whether anybody attached since start or reset: then it is not pristine.
 37. `Examines.examine()` tells what of this host counts for the provider, in the order in which it is to be read. It answers
     also where `probe` raises, raises nothing for what is missing, and leaves nothing behind. Of a Finding that is not ok,
@@ -80,6 +81,8 @@ Optional protocols, looked up with isinstance:
     `end_forward(handle, port)`, stop, reset or delete; what is connected then sees a reset. No forward there is no error.
 40. `Forwards.listening(handle, port)` tells whether a program inside accepts TCP connections at that port, and is not
     noticed by it.
+41. `Visit.set_network(rule)` is sentence 25 for the life that is visited. It has no routes: those of the owner stay, unless it
+    locks. SandboxDied if that life is over, UnsupportedFeature for what cannot be enforced; then nothing has changed.
 """
 
 from __future__ import annotations

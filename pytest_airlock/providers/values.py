@@ -156,7 +156,10 @@ class NetworkRule:
 
 @dataclass(frozen=True, slots=True)
 class ProviderSpec:
-    """What a provider is asked to make. cpu in processors, sizes in bytes, None = its own default."""
+    """What a provider is asked to make. cpu in processors, sizes in bytes, None = its own default.
+
+    `shares_network`: it has the host's own network, for good; needs the feature "network_host".
+    """
 
     name: str
     image: str | None = None
@@ -166,6 +169,7 @@ class ProviderSpec:
     mounts: tuple[ResolvedMount, ...] = ()
     expose: tuple[str, ...] = ()
     nested: bool = False
+    shares_network: bool = False
     cpu: int | None = None
     memory: int | None = None
     disk: int | None = None

@@ -1,13 +1,14 @@
 """What a test holds: a Sandbox, its files, its network, its diff, its commands.
 
 sandbox.py (Sandbox) · command.py, execution.py, pump.py, result.py (run) · popen.py · paths.py, copying.py (files) ·
-diff.py · network.py · transcript.py · backend.py (the contract below)
+diff.py · network.py, fakes/ (servers behind real names) · transcript.py · backend.py (the contract below)
 """
 
 from __future__ import annotations
 
 from pytest_airlock.sandbox.copying import Copied
 from pytest_airlock.sandbox.diff import DEFAULT_IGNORE, ChangedPath, Diff
+from pytest_airlock.sandbox.fakes import Headers, OpenRoute, Request, Served
 from pytest_airlock.sandbox.network import NetworkAttempts, SandboxNetwork
 from pytest_airlock.sandbox.paths import SandboxPath
 from pytest_airlock.sandbox.popen import Popen
@@ -23,11 +24,15 @@ __all__ = [
     "Copied",
     "Diff",
     "Forward",
+    "Headers",
     "NetworkAttempts",
+    "OpenRoute",
     "Popen",
+    "Request",
     "Sandbox",
     "SandboxNetwork",
     "SandboxPath",
+    "Served",
     "Snapshot",
     "Transcript",
     "TranscriptEntry",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
-from pytest_airlock.models import Network, SandboxInfo
+from pytest_airlock.models import SandboxInfo
 from pytest_airlock.providers.base import (
     Attempts,
     Change,
@@ -15,6 +15,7 @@ from pytest_airlock.providers.base import (
     FileStat,
     Process,
     ResetProof,
+    Route,
     TreeEntry,
 )
 
@@ -54,8 +55,17 @@ class Backend(Protocol):
     def snapshot(self, *, stop: bool = False) -> str: ...
     def restore(self, snapshot: str) -> None: ...
     def reset(self) -> ResetProof | None: ...
-    def set_network(self, network: Network) -> None:
-        """Within the profile's limits (ProfileForbids) and the provider's means (UnsupportedFeature)."""
+    def lock_network(self) -> None:
+        """These three: within the profile's limits (ProfileForbids) and the provider's means (UnsupportedFeature)."""
+        ...
+
+    def unlock_network(self) -> None: ...
+    def allow_network(self, entries: Sequence[str]) -> None:
+        """Raises InvalidSpec for what is no entry."""
+        ...
+
+    def set_routes(self, routes: tuple[Route, ...]) -> None:
+        """All routes of the present life, the first that fits counts; until the next call or reset. UnsupportedFeature."""
         ...
 
     def attempts(self) -> Attempts: ...
@@ -80,6 +90,10 @@ class Backend(Protocol):
         ...
 
     def info(self) -> SandboxInfo: ...
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Have it called, once, when this hand-out is over; it must not raise, nor use the backend."""
+        ...
+
     def check(self) -> None:
         """Raise StaleSandbox if this hand-out is over."""
         ...

@@ -21,6 +21,7 @@ from pytest_airlock.sandbox.backend import Backend
 from pytest_airlock.sandbox.command import Argument, Arguments, arguments, build, explain, redirect
 from pytest_airlock.sandbox.diff import DEFAULT_IGNORE, Diff, collect
 from pytest_airlock.sandbox.execution import Execution, incoming, outgoing
+from pytest_airlock.sandbox.fakes.trust import Trust
 from pytest_airlock.sandbox.network import SandboxNetwork
 from pytest_airlock.sandbox.paths import SandboxPath
 from pytest_airlock.sandbox.popen import Popen
@@ -91,6 +92,8 @@ class Sandbox:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.transcript = Transcript()
+        self._trust = Trust(backend, lambda: self.environ)
+        self.network = SandboxNetwork(backend, self._trust)
 
     @property
     def name(self) -> str:
@@ -108,10 +111,6 @@ class Sandbox:
     @property
     def info(self) -> SandboxInfo:
         return self._backend.info()
-
-    @functools.cached_property
-    def network(self) -> SandboxNetwork:
-        return SandboxNetwork(self._backend)
 
     @functools.cached_property
     def ports(self) -> Ports:
@@ -297,7 +296,8 @@ class Sandbox:
         """
         if isinstance(ignore, str):
             raise TypeError(f"ignore is a sequence of paths and names: ({ignore!r},)")
-        return collect(self._backend.diff(None if since is None else self._id(since)), ignore)
+        found = collect(self._backend.diff(None if since is None else self._id(since)), ignore)
+        return self._trust.without_own(found)
 
     # -- states ----------------------------------------------------------------------------------------------------
 
@@ -312,11 +312,14 @@ class Sandbox:
         """Make the files those of the snapshot; every process ends."""
         self._backend.restore(self._id(snapshot))
         self.ports.forget()
+        self.network.renew()
 
     def reset(self) -> None:
-        """Back to pristine: files, network, forwards, environment; every process is dead."""
+        """Back to pristine: files, network, routes, what is served, forwards, environment; every process is dead."""
         self._backend.reset()
         self.ports.forget()
+        self.network.end_all()
+        self._trust.forget()
         self._environ.clear()
         self._environ.update(self._backend.environ())
 

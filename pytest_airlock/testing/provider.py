@@ -20,6 +20,7 @@ from pytest_airlock.errors import (
     SnapshotNotFound,
     UnsupportedFeature,
 )
+from pytest_airlock.providers.attaching import Attaches
 from pytest_airlock.providers.base import (
     Absence,
     Adopts,
@@ -44,7 +45,7 @@ from pytest_airlock.providers.base import (
     Stores,
     TreeEntry,
 )
-from pytest_airlock.testing import stores
+from pytest_airlock.testing import stores, visiting
 from pytest_airlock.testing.faults import FaultScript
 from pytest_airlock.testing.files import FakeFiles, Node
 from pytest_airlock.testing.handle import FakeProcess
@@ -53,6 +54,7 @@ from pytest_airlock.testing.process import Context, Program, Task, World
 from pytest_airlock.testing.programs import BUILTIN
 from pytest_airlock.testing.state import FakeSandbox, choose_features
 from pytest_airlock.testing.streams import open_streams
+from pytest_airlock.testing.visiting import FakeVisit
 
 __all__ = ["FakeProvider"]
 
@@ -64,6 +66,7 @@ _PROTOCOLS = {
     "Stores": ("origin", "export_snapshot", "import_snapshot"),
     "Diffs": ("diff",),
     "Networks": ("set_network", "attempts"),
+    "Attaches": ("attach", "visited"),
     "Examines": ("examine",),
 }
 _WISHES = {"cpu", "memory", "disk", "address_space"}
@@ -108,6 +111,7 @@ class FakeProvider:
         self._sandboxes: dict[str, FakeSandbox] = {}
         self._lock = threading.Lock()
         self._snapshots = 0
+        visiting.announce(self)
 
     # -- Provider ------------------------------------------------------------------------------------------------
 
@@ -130,7 +134,9 @@ class FakeProvider:
                     raise AlreadyExists(spec.name, owner={"provider": self.name})
                 self._sandboxes[spec.name] = FakeSandbox(spec, files)
             unset = {word for word in _WISHES if getattr(spec, word) is None}
-            return Handle(self.name, spec.name, {"fake": True}, tuple(sorted(self._features.present - unset)))
+            return Handle(
+                self.name, spec.name, {"fake": visiting.door(self)}, tuple(sorted(self._features.present - unset))
+            )
 
     def start(self, handle: Handle) -> None:
         with self._operation("start", handle.name):
@@ -332,9 +338,20 @@ class FakeProvider:
         with self._operation("set_network", handle.name):
             self._running(handle)[0].rule = rule
 
+    def attach(self, handle: Handle) -> FakeVisit:
+        with self._operation("attach", handle.name):
+            return visiting.enter(handle)
+
+    def visited(self, handle: Handle) -> bool:
+        return self._box(handle).visits > 0
+
     def attempts(self, handle: Handle) -> Attempts:
         with self._operation("attempts", handle.name):
             return Attempts(self._box(handle).attempts)
+
+    def visitable(self, handle: Handle) -> FakeSandbox:
+        """What a visit looks at; SandboxDied if it does not run."""
+        return self._running(handle)[0]
 
     # -- for tests -----------------------------------------------------------------------------------------------
 
@@ -384,6 +401,7 @@ class FakeProvider:
     def _boot(self, name: str, box: FakeSandbox) -> None:
         box.rule = NetworkRule()
         box.attempts = []
+        box.visits = 0
         box.generation += 1
         box.world = World(name, box.files, self.programs, lambda *asked: self._attempt(box, *asked))
 
@@ -415,6 +433,7 @@ if TYPE_CHECKING:
     _resets: Resets = _fake
     _diffs: Diffs = _fake
     _networks: Networks = _fake
+    _attaches: Attaches = _fake
     _adopts: Adopts = _fake
     _examines: Examines = _fake
     _stores: Stores = _fake

@@ -23,6 +23,7 @@ class FakeSandbox:
     snapshots: dict[str, Node] = field(default_factory=dict)
     rule: NetworkRule = field(default_factory=NetworkRule)
     attempts: list[Attempt] = field(default_factory=list)
+    visits: int = 0
 
 
 def choose_features(given: Features | Iterable[str] | None) -> Features:

@@ -26,6 +26,8 @@ SAMPLES = [
     errors.UnsupportedFeature("memory", "fake", "no cgroup", hint="delegate one"),
     errors.ProviderUnavailable("fake", "clone3 is ENOSYS", hint="upgrade"),
     errors.InsufficientResources("cpu", 4, 2, can_ever_fit=False, why="two processors", hint="ask for 2"),
+    errors.MissingExtra("https:// cannot be served", "tls", "certificates need trustme"),
+    errors.ServedAppFailed("https://api.test", "ValueError: x", 2),
     errors.AlreadyExists("box", owner=OWNER, hint="another name"),
     errors.HeldElsewhere("box", owner=OWNER),
     errors.SandboxNotFound("box", hint="list them"),
@@ -101,7 +103,7 @@ def test_the_text_is_what_why_and_hint(error):
         (errors.SandboxNotFound, LookupError), (errors.SnapshotNotFound, LookupError),
         (errors.StaleSandbox, RuntimeError), (errors.CommandFailed, subprocess.CalledProcessError),
         (errors.CommandTimeout, subprocess.TimeoutExpired),
-        (errors.OutputLimitExceeded, subprocess.SubprocessError),
+        (errors.OutputLimitExceeded, subprocess.SubprocessError), (errors.MissingExtra, ImportError),
     ],
 )  # fmt: skip
 def test_builtin_parents(error, parents):

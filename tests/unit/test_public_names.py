@@ -56,6 +56,15 @@ def test_importing_the_package_imports_nothing_heavy():
     assert done.stdout == "[]\n"
 
 
+def test_a_sandbox_that_serves_nothing_imports_no_server():
+    script = (
+        "import sys, pytest_airlock.sandbox;"
+        "print([m for m in ('http.server', 'ssl', 'asyncio', 'trustme', 'cryptography') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_all_is_literal_and_names_what_the_module_defines():
     """A name in `__all__` that nothing defines would break `import *` and documentation."""
     wrong = []

@@ -28,6 +28,7 @@ from pytest_airlock.models import (
 from pytest_airlock.orchestrator.contracts import Detector, MountRules, Need, Plan, Profiles
 from pytest_airlock.orchestrator.policy.merge import DEFAULT_PROFILE
 from pytest_airlock.orchestrator.policy.names import MAX_NAME, check_name
+from pytest_airlock.orchestrator.policy.networks import check_network, modes_of
 from pytest_airlock.orchestrator.policy.provision import resolve_commands
 from pytest_airlock.providers.base import ProviderSpec, ResolvedMount
 
@@ -96,6 +97,7 @@ def plan(
         mounts=mounts,
         expose=_expose(spec, project.mount),
         nested=_nested(spec, profile),
+        shares_network=network.mode == "host",
         cpu=profile.cpu if spec.cpu is None else spec.cpu,
         memory=profile.memory if spec.memory is None else spec.memory,
         disk=next(disk for disk in (spec.disk, profile.disk, DEFAULT_DISK) if disk is not None),
@@ -151,19 +153,7 @@ def _profile(spec: SandboxSpec, profiles: Profiles, default: str, limit: str | N
 
 def _network(spec: SandboxSpec, profile: Profile) -> Network:
     network = Network(mode=profile.network) if spec.network is None else spec.network
-    if network.mode not in profile.network_allowed:
-        allowed = ", ".join(map(repr, profile.network_allowed))
-        raise ProfileForbids(
-            profile.name,
-            f"network mode {network.mode!r}",
-            hint=f"it allows {allowed}: choose another profile, or extend one with network_allowed",
-        )
-    if network.allow and network.mode != "allow":
-        raise InvalidSpec(
-            "network.allow", network.allow, f"it counts only with mode 'allow', and the mode is {network.mode!r}"
-        )
-    if network.mode == "allow" and not network.allow:
-        raise InvalidSpec("network.allow", (), "the list is empty", hint="network='locked' allows nothing")
+    check_network(network, profile.name, profile.network_allowed)
     return network
 
 
@@ -301,7 +291,7 @@ def _required(
         features.add("nested")
     # An open network nobody asked for is a convenience of the profile, not isolation: a provider may well stay locked.
     if spec.network is not None or network.mode == "locked":
-        features.add(_NETWORK_FEATURES[network.mode])
+        features.update(_NETWORK_FEATURES[mode] for mode in modes_of(network))
     if spec.network_attempts not in (None, "ignore"):
         features.add("network_attempts")
     if spec.ports:

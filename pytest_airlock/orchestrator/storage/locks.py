@@ -79,6 +79,13 @@ class NameLocks:
             if os.getpid() == pid:
                 self._release(descriptor, path, name)
 
+    def drop(self, name: str) -> None:
+        """Remove the file if nothing needs it. Never waits: who holds the lock does it then."""
+        path = f"{self._directory}/{name}.lock"
+        descriptor = _try_lock(path) if os.path.exists(path) else None
+        if descriptor is not None:
+            self._release(descriptor, path, name)
+
     def _acquire(self, path: str) -> int:
         deadline = time.monotonic() + self._patience
         pause = 0.0002

@@ -4,6 +4,7 @@
     leases/NAME.lease      locked for as long as the owner lives
     leases/NAME.owner      who that is
     locks/NAME.lock        held for microseconds, while one of the above is changed
+    networks/NAME.lock     held while a network policy is put in force and recorded, or a life begins
     kept/NAME/             the files of a kept sandbox that could not live on (exporting.py)
 
 Whatever is killed at whatever line, the next one to come finds a whole record or none, and a lease that can be taken.
@@ -49,6 +50,8 @@ MACHINE = "@machine"
 
 _VERSION = 1
 _POLL = 0.05
+#: Nanoseconds in which a kernel's clock for files (CONFIG_HZ is 100 at least) has certainly moved on.
+_TICKS = 20_000_000
 
 
 class FileStore:
@@ -61,10 +64,11 @@ class FileStore:
         self._warn = warn or (lambda _: None)
         self._clock = clock or SystemClock()
         ensure_private_dir(self.root, strict=False)
-        for part in ("records", "leases", "locks"):
+        for part in ("records", "leases", "locks", "networks"):
             ensure_private_dir(self.root / part)
         self._records = self.root / "records"
         self._locks = NameLocks(self.root / "locks", self._has_files)
+        self._networks = NameLocks(self.root / "networks", lambda name: os.path.exists(self._path(name)))
         self._leases = LeaseFiles(self.root / "leases", self.locked)
         self._seen: dict[str, tuple[FileIdentity, SandboxRecord]] = {}
 
@@ -102,8 +106,9 @@ class FileStore:
             record = _parse(name, data)
         except ValueError:
             return self._load_or_move_aside(name)
-        # Looked at again: it may have been replaced between the look and the reading.
-        if identity is not None and identity == file_identity(path):
+        # Looked at again: it may have been replaced between the look and the reading. And not remembered while it is so young
+        # that another process' next record could have the same inode, size and times.
+        if identity is not None and identity == file_identity(path) and time.time_ns() - identity[1] > _TICKS:
             self._seen[name] = identity, record
         return record
 
@@ -115,6 +120,7 @@ class FileStore:
         remove_tree(kept)
         with self.locked(name):
             self._remove_record(name)
+        self._networks.drop(name)
 
     def kept_dir(self, name: str) -> Path:
         return self.root / "kept" / check_name(name)
@@ -153,6 +159,9 @@ class FileStore:
             check_name(name)
         return self._locks.hold(name)
 
+    def network_lock(self, name: str) -> AbstractContextManager[None]:
+        return self._networks.hold(check_name(name))
+
     def sweep(self) -> None:
         """Remove what killed processes left of names without a record: free leases, half-written files, locks."""
         leases = self._names("leases", ".lease") | self._names("leases", ".owner")
@@ -164,6 +173,8 @@ class FileStore:
         for name in sorted(self._names("locks", ".lock")):
             with self.locked(name):
                 pass  # leaving it removes a file that nothing needs
+        for name in sorted(self._names("networks", ".lock")):
+            self._networks.drop(name)
 
     def _try_reserve(self, name: str, owner: Owner) -> tuple[Lease | None, Owner | None]:
         with self.locked(name):

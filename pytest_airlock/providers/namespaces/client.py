@@ -12,13 +12,14 @@ from typing import Any
 
 from pytest_airlock.errors import ProviderError
 from pytest_airlock.providers.namespaces.caller import Caller, StepFailed
+from pytest_airlock.providers.namespaces.dialling import begin_dialler
 from pytest_airlock.providers.namespaces.engine import protocol
 from pytest_airlock.providers.namespaces.loader import interpreter
 
 __all__ = ["Engine", "StepFailed"]
 
 # Where the engine lies is told by the working directory: the command line can be read inside, as PID 1's.
-_BOOT = "import os, sys; sys.path.insert(0, os.getcwd()); from engine.{} import main; main(int(sys.argv[1]))"
+_BOOT = "import os, sys; sys.path.insert(0, os.getcwd()); from engine.server import main; main(int(sys.argv[1]))"
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
@@ -36,7 +37,7 @@ class Engine:
         words, held = interpreter(sys.executable)
         try:
             self._process = subprocess.Popen(
-                [*words, "-I", "-S", "-c", _BOOT.format("server"), str(far.fileno())],
+                [*words, "-I", "-S", "-c", _BOOT, str(far.fileno())],
                 pass_fds=(far.fileno(), *held),
                 env={},
                 cwd=Path(__file__).parent,
@@ -97,22 +98,7 @@ class Engine:
         """Have the network process be able to reach the outside world; one that is there already is left alone."""
         if self._network is None or (self._dialler is not None and self._dialler.poll() is None):
             return
-        near, far = protocol.channel()
-        try:
-            self._dialler = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _BOOT.format("net.dialler"), str(far.fileno())],
-                pass_fds=(far.fileno(),),
-                env={},
-                cwd=Path(__file__).parent,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._log,
-                start_new_session=True,
-            )
-            self._network.call("dialler", (near.fileno(),))
-        finally:
-            near.close()
-            far.close()
+        self._dialler = begin_dialler(self._network, self._log)
 
     def ask_network(self, op: str, **request: object) -> tuple[Any, list[int]]:
         """One request to the network process, in the same way."""

@@ -14,13 +14,11 @@ __all__ = ["enforced", "found", "one_id"]
 
 _NO_FACTS = HostFacts()
 _NETWORKS = ("network_allow", "network_routes", "network_open")
-_NOT_HOST = Absence(
-    "sandboxes of this provider have a network of their own, always", 'network="open", or a list of what may be reached'
-)
 _NO_PORTS = "leave ports= out, and reach the port by a command that runs inside"
 _ALWAYS = frozenset(
     {
         "network_locked",
+        "network_host",
         "mount_ro",
         "mount_cow",
         "mount_rw",
@@ -46,6 +44,7 @@ _POWERFUL = frozenset(
 _WISHES = ("cpu", "memory", "disk", "address_space")
 #: With it file rules came that let files be moved (landlock(7)).
 _LANDLOCK_ABI = 2
+_SCOPED_ABI = 6  # landlock(7): abstract sockets end at the sandbox
 
 
 def one_id(report: Mapping[str, Any], host: HostFacts) -> Absence:
@@ -63,7 +62,7 @@ def _network(network: Mapping[str, Any], host: HostFacts) -> dict[str, Absence]:
         error = explain(step, number, "", host)
         return Absence(getattr(error, "why", str(error)), fix or error.hint or "")
 
-    absent = {"network_host": _NOT_HOST}
+    absent: dict[str, Absence] = {}
     if not network["everywhere"]:
         absent |= dict.fromkeys(("network_attempts", *_NETWORKS), absence("everywhere"))
         return {**absent, "ports": absence("everywhere", _NO_PORTS)}
@@ -72,6 +71,20 @@ def _network(network: Mapping[str, Any], host: HostFacts) -> dict[str, Absence]:
     if not network["divert"]:
         absent["network_open"] = absence("divert")
     return absent
+
+
+def _landlock(abi: int) -> dict[str, Absence]:
+    if abi >= _LANDLOCK_ABI:
+        return {}
+    why = "this kernel has no Landlock, or none with ABI 2: the second wall is missing, the first stands"
+    return {"landlock": Absence(why, "Linux 5.19 or newer with landlock in its kernel parameter lsm=")}
+
+
+def _landlock_notes(abi: int) -> list[str]:
+    notes = [f"landlock ABI {abi}"] if abi >= _LANDLOCK_ABI else []
+    if abi < _SCOPED_ABI:
+        notes.append('network="host" lets abstract unix sockets of this host be reached, which Landlock ABI 6 closes')
+    return notes
 
 
 def found(report: Mapping[str, Any], host: HostFacts = _NO_FACTS) -> Features:
@@ -106,14 +119,9 @@ def found(report: Mapping[str, Any], host: HostFacts = _NO_FACTS) -> Features:
             present.add(name)
         elif name == "memory":
             absent[name] = Absence(means["why"], means["fix"])
-    if report["landlock"] >= _LANDLOCK_ABI:
-        notes.append(f"landlock ABI {report['landlock']}")
-        present.add("landlock")
-    else:
-        absent["landlock"] = Absence(
-            "this kernel has no Landlock, or none with ABI 2: the second wall is missing, the first stands",
-            "Linux 5.19 or newer with landlock in its kernel parameter lsm=",
-        )
+    absent |= _landlock(report["landlock"])
+    present |= {"landlock"} - absent.keys()
+    notes += _landlock_notes(report["landlock"])
     if not report["attributes"]:
         present.discard("mount_rw")
         absent["mount_rw"] = Absence("mount_setattr(2) is not there: old kernel or filter", 'mount with mode "cow"')
@@ -140,4 +148,8 @@ def enforced(spec: ProviderSpec, features: Features) -> tuple[str, ...]:
     left_out = {name for name in _WISHES if getattr(spec, name) is None}
     if spec.nested:
         left_out.add("landlock")
+    if spec.shares_network:
+        left_out |= {"network_locked", "network_attempts", *_NETWORKS}
+    else:
+        left_out.add("network_host")
     return tuple(sorted(features.present - left_out))

@@ -30,6 +30,7 @@ def sandbox_limits(spec: ProviderSpec, found: Features, *, uid: int) -> dict[str
     return {
         "uid": uid,
         "nested": spec.nested,
+        "shares_network": spec.shares_network,
         "disk": disk,
         "inodes": min(max(disk // _INODE, 1024), _MAX_INODES),
         "affinity": (spec.cpu or 0) if "cpu" not in by_group else 0,

@@ -14,10 +14,11 @@ from typing import Any, Literal
 from pytest_airlock.errors import InvalidSpec, ProviderError, SandboxDied
 from pytest_airlock.providers.base import Attempt, Attempts, NetworkRule
 from pytest_airlock.providers.endpoints import parse
-from pytest_airlock.providers.namespaces.caller import StepFailed
+from pytest_airlock.providers.namespaces.caller import Caller, StepFailed
 from pytest_airlock.providers.namespaces.client import Engine
+from pytest_airlock.providers.namespaces.dialling import begin_dialler
 
-__all__ = ["Network"]
+__all__ = ["Network", "listeners", "steer"]
 
 _VERDICTS: dict[str, Literal["refused", "allowed"]] = {"refused": "refused", "allowed": "allowed"}
 _KINDS = {"tcp": _socket.SOCK_STREAM, "udp": _socket.SOCK_DGRAM}
@@ -67,10 +68,7 @@ class Network:
 
     def listening(self, port: int) -> bool:
         """Asks the kernel for the listening sockets of this name space."""
-        diag = socket.socket(fileno=self._socket(_AF_NETLINK, _socket.SOCK_RAW, _NETLINK_SOCK_DIAG))
-        with diag:
-            diag.setblocking(True)
-            return any(port in _listeners(diag, family) for family in (_socket.AF_INET, _socket.AF_INET6))
+        return port in listeners(self._socket(_AF_NETLINK, _socket.SOCK_RAW, _NETLINK_SOCK_DIAG))
 
     def forward(self, address: tuple[str, int]) -> int:
         self._begin()
@@ -99,6 +97,39 @@ class Network:
                 why = "nothing is known of this sandbox: it was never started, is long dead, or no descriptor was left for its network"
                 raise ProviderError("namespaces", "tell what was tried", why) from None
             raise ProviderError("namespaces", error.step, os.strerror(error.errno or 0)) from None
+
+
+def listeners(diag: int | None = None) -> set[int]:
+    """Ports at which TCP sockets listen in the network that a socket of sock_diag(7) is in, which is closed; None: in ours."""
+    sock = (
+        socket.socket(_AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) if diag is None else socket.socket(fileno=diag)
+    )
+    with sock:
+        sock.setblocking(True)
+        return _listeners(sock, _socket.AF_INET) | _listeners(sock, _socket.AF_INET6)
+
+
+def steer(sock: _socket.socket, name: str, rule: NetworkRule, *, divert: bool) -> None:
+    """Put a policy in force by a channel to somebody else's network process, which is closed then."""
+    log = os.memfd_create("airlock-log", os.MFD_CLOEXEC)
+    network = Caller(sock, "network process", lambda: "")
+    words: dict[str, Any] = {"rule": _words(rule), "divert": divert}
+    try:
+        try:
+            network.call("steer", **words)
+        except StepFailed as error:
+            if error.errno != errno.ENOTCONN:
+                raise
+            # It never needed the outside world.
+            begin_dialler(network, log).returncode = 0  # not ours to wait for: it ends with the network process
+            network.call("steer", **words)
+    except StepFailed as error:
+        if error.errno == errno.ESRCH:
+            raise SandboxDied(name, "it is not running") from None
+        raise ProviderError("namespaces", error.step, os.strerror(error.errno or 0)) from None
+    finally:
+        network.close()
+        os.close(log)
 
 
 def _words(rule: NetworkRule) -> dict[str, Any]:

@@ -198,6 +198,7 @@ class NamespacesProvider(Networking):
             return
         box.end()
         self._live(handle, box, "start", facts=facts(box))
+        self._share_resolvers(handle, box)
 
     def _live(self, handle: Handle, box: Box, op: str, **request: Any) -> None:
         """Have the fork server begin a new life, and wait until it is ready."""
@@ -210,7 +211,7 @@ class NamespacesProvider(Networking):
             life.close()
             self._call("kill", id=box.number)
             raise
-        box.tried, box.rule = Attempts(), NetworkRule()
+        box.tried, box.rule = Attempts(), NetworkRule("host" if box.spec.shares_network else "locked")
         box.life, box.born, box.untouched, box.nonce = life, number, True, secrets.token_hex(8)
 
     def _oom_counter(self, box: Box) -> Callable[[], int]:

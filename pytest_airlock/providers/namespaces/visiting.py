@@ -5,6 +5,7 @@ from __future__ import annotations
 import _socket
 import contextlib
 import errno
+import json
 import os
 import secrets
 import stat
@@ -13,13 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from pytest_airlock.errors import ProviderError, SandboxDied
+from pytest_airlock.errors import ProviderError, SandboxDied, UnsupportedFeature
 from pytest_airlock.providers.attaching import TerminalSize
-from pytest_airlock.providers.base import Absence, Command, Handle, Process
+from pytest_airlock.providers.base import Absence, Command, Handle, NetworkRule, Process
 from pytest_airlock.providers.namespaces.box import Box
 from pytest_airlock.providers.namespaces.client import Engine
 from pytest_airlock.providers.namespaces.engine import protocol
 from pytest_airlock.providers.namespaces.engine.protocol import Request
+from pytest_airlock.providers.namespaces.network_client import steer
 from pytest_airlock.providers.namespaces.process import PATIENCE, Life, NamespaceProcess, spawn
 from pytest_airlock.providers.places import run_time_dir
 
@@ -158,8 +160,8 @@ class GuestTerminal(_GuestProcess):
 class NamespaceVisit:
     """providers.attaching.Visit: a channel of its own to PID 1."""
 
-    def __init__(self, life: Life, told: Mapping[str, Any]) -> None:
-        self._life, self._told = life, told
+    def __init__(self, handle: Handle, life: Life, told: Mapping[str, Any]) -> None:
+        self._handle, self._life, self._told = handle, life, told
         self.environ: Mapping[str, str] = told["environ"]
 
     def spawn(self, command: Command) -> Process:
@@ -188,6 +190,18 @@ class NamespaceVisit:
                 os.close(fd)
         return process
 
+    def set_network(self, rule: NetworkRule) -> None:
+        """Contract 41."""
+        told, (channel,) = _knock(self._handle, _door(self._handle), "steer")
+        sock = _socket.socket(fileno=channel)
+        if rule.mode == "open" and not told["divert"]:
+            sock.close()
+            raise UnsupportedFeature("network_open", "namespaces", "its run has no nf_tables with tproxy to use")
+        if not self._life.alive() or told["name"] != self._handle.name:
+            sock.close()
+            raise SandboxDied(self._handle.name, _Guest.lost)
+        steer(sock, self._handle.name, rule, divert=told["divert"])
+
     def close(self) -> None:
         self._life.close()
 
@@ -198,11 +212,8 @@ class NamespaceVisit:
 
 def enter(handle: Handle) -> NamespaceVisit:
     """Contract 33. Raises SandboxDied, PermissionError, ProviderError."""
-    path = handle.data.get("door")
-    if not path:
-        why = handle.data.get("shut") or "it was made by a version without attach"
-        raise ProviderError("namespaces", "attach", f"its run could not open a door for visitors: {why}")
-    told, (control, pidfd) = _knock(handle, path)
+    path = _door(handle)
+    told, (control, pidfd) = _knock(handle, path, "visit")
     life = _Guest(handle.name, _socket.socket(fileno=control), pidfd, lambda: 0)
     try:
         if told["name"] != handle.name:
@@ -211,10 +222,18 @@ def enter(handle: Handle) -> NamespaceVisit:
     except BaseException:
         life.close()
         raise
-    return NamespaceVisit(life, told)
+    return NamespaceVisit(handle, life, told)
 
 
-def _knock(handle: Handle, path: str) -> tuple[Any, list[int]]:
+def _door(handle: Handle) -> str:
+    path: str = handle.data.get("door") or ""
+    if not path:
+        why = handle.data.get("shut") or "it was made by a version without attach"
+        raise ProviderError("namespaces", "attach", f"its run could not open a door for visitors: {why}")
+    return path
+
+
+def _knock(handle: Handle, path: str, kind: str) -> tuple[Any, list[int]]:
     directory, name = os.path.split(path)
     with contextlib.closing(_socket_of_packets()) as sock:
         for option in (_socket.SO_RCVTIMEO, _socket.SO_SNDTIMEO):  # connect(2) waits for a free place, too
@@ -225,7 +244,7 @@ def _knock(handle: Handle, path: str) -> tuple[Any, list[int]]:
                 sock.connect(f"/proc/self/fd/{fd}/{name}")
             finally:
                 os.close(fd)
-            sock.send(b'{"visit":%d}' % handle.data["number"])
+            sock.send(json.dumps({kind: handle.data["number"]}).encode())
             answer, fds = protocol.receive_json(sock)
         except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, BrokenPipeError):
             raise SandboxDied(handle.name, "its run has ended, and its processes with it") from None
@@ -237,6 +256,9 @@ def _knock(handle: Handle, path: str) -> tuple[Any, list[int]]:
         return answer["ok"], fds
     if answer["refused"] in _REFUSALS:
         raise PermissionError(errno.EACCES, _REFUSALS[answer["refused"]], handle.name)
+    if answer.get("errno") == errno.EOPNOTSUPP:
+        why = "it shares this host's network, which was decided when it was made"
+        raise UnsupportedFeature("network_locked", "namespaces", why)
     raise SandboxDied(handle.name, "it is not running")
 
 

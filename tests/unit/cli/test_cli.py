@@ -1,88 +1,15 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
+from cli_helpers import record, run
 
 from pytest_airlock import cli
 from pytest_airlock.errors import ProviderError
-from pytest_airlock.models import Owner, SandboxRecord, SandboxSpec, State
-from pytest_airlock.orchestrator import providers as providers_module
-from pytest_airlock.orchestrator.storage.process_identity import current_owner
+from pytest_airlock.models import Owner, State
 from pytest_airlock.orchestrator.storage.store import FileStore
-from pytest_airlock.providers.base import Handle
-from pytest_airlock.testing import FakeProvider
-
-
-@pytest.fixture
-def provider(monkeypatch: pytest.MonkeyPatch) -> FakeProvider:
-    """The only provider there is, found by the command as it finds any."""
-    fake = FakeProvider()
-
-    class Point:
-        name, value = "fake", "fake:Fake"
-
-        def load(self):
-            return lambda: fake
-
-    monkeypatch.setattr(providers_module, "entry_points", lambda group: [Point()])
-    return fake
-
-
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FileStore:
-    monkeypatch.setenv("AIRLOCK_STATE_DIR", str(tmp_path / "state"))
-    return FileStore(tmp_path / "state")
-
-
-def owner_in_another_process(*, alive: bool) -> tuple[Owner, int]:
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.write(writer, current_owner(worker="gw1", test="test_x.py::test_y").model_dump_json().encode())
-        os.close(writer)
-        if alive:
-            signal.pause()
-        os._exit(0)
-    os.close(writer)
-    with open(reader, "rb") as file:
-        owner = Owner.model_validate_json(file.read())
-    if not alive:
-        os.waitpid(pid, 0)
-    return owner, pid
-
-
-@pytest.fixture
-def dead() -> Owner:
-    return owner_in_another_process(alive=False)[0]
-
-
-@pytest.fixture
-def alive():
-    owner, pid = owner_in_another_process(alive=True)
-    yield owner
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-
-
-def record(name: str, owner: Owner, **fields: object) -> SandboxRecord:
-    values = {
-        "provider": "fake",
-        "state": State.RUNNING,
-        "spec": SandboxSpec(),
-        "profile": "cautious",
-        "created": 1.0,
-        "handle": Handle("fake", name, {}, ("network_locked",)).to_json(),
-        **fields,
-    }
-    return SandboxRecord.model_validate({"name": name, "owner": owner, **values})
-
-
-def run(*argv: str) -> int:
-    return cli.main(argv)
 
 
 def test_list_of_nothing(store: FileStore, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +24,7 @@ def test_list_shows_every_sandbox_and_whose_it_is(store, capsys, alive: Owner, d
     store.save(record("kept", dead, kept=True))
     assert run("list") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["NAME", "STATE", "PROVIDER", "PROFILE", "OWNER"]
+    assert lines[0].split() == ["NAME", "STATE", "PROVIDER", "PROFILE", "NETWORK", "OWNER"]
     words = {line.split()[0]: line for line in lines[1:]}
     assert "running" in words["theirs"]
     assert f"pid {alive.pid} gw1 test_x.py::test_y" in words["theirs"]
@@ -285,6 +212,7 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     ],
     ids=["cannot", "dead", "stopped", "creating", "kept as files"],
 )
+@pytest.mark.parametrize("provider", [{"without": ("Attaches",)}], indirect=True)
 @pytest.mark.usefixtures("provider")
 def test_what_cannot_be_entered_says_why(store, capsys, request, verb, fields, owner, text) -> None:
     whose = request.getfixturevalue(owner)

@@ -99,6 +99,7 @@ SCENES: dict[str, tuple[HostFacts, str, int, str]] = {
     "cgroup-missing": (HostFacts(kernel=NEW), "cgroup memory", e.EOPNOTSUPP, ""),
     "no-packet-sockets": (HostFacts(kernel=NEW), "network sockets", e.EPERM, ""),
     "no-routes": (HostFacts(kernel=NEW), "network route", e.EPERM, ""),
+    "no-nftables": (HostFacts(kernel=NEW), "network divert", e.EOPNOTSUPP, ""),
     "network-process-gone": (HostFacts(kernel=NEW), "network process", e.EPIPE, ""),
     "filtered-otherwise": (HostFacts(kernel=NEW, seccomp=True), "signalfd4", e.ENOSYS, ""),
 }

@@ -18,7 +18,7 @@ def report(**changes):
     lacking = ["newuidmap", errno.ENOENT]
     found = {"privileged": True, "ids": 65_536, "idmap": True, "groups": [], "cgroups": {}, "lacking": lacking}
     found |= {"attributes": True, "contained": False, "landlock": 7, "in_memory": True}
-    found["network"] = {"everywhere": True, "v6": True, "recorder": True, "lacking": {}}
+    found["network"] = {"everywhere": True, "v6": True, "recorder": True, "divert": True, "lacking": {}}
     return {**found, **changes}
 
 
@@ -26,9 +26,12 @@ NOTHING = {
     "everywhere": False,
     "v6": False,
     "recorder": False,
+    "divert": False,
     "lacking": {"everywhere": ["network route", errno.EPERM]},
 }
-DEAF = {"everywhere": True, "v6": True, "recorder": False, "lacking": {"recorder": ["network sockets", errno.EPERM]}}
+HEARS = {"everywhere": True, "v6": True, "recorder": True, "divert": True}
+DEAF = {**HEARS, "recorder": False, "lacking": {"recorder": ["network sockets", errno.EPERM]}}
+WITHOUT_NFT = {**HEARS, "divert": False, "lacking": {"divert": ["network divert", errno.EOPNOTSUPP]}}
 
 
 def test_every_word_is_one_of_the_contract_and_none_is_both():
@@ -40,6 +43,7 @@ def test_every_word_is_one_of_the_contract_and_none_is_both():
         {"cgroups": {"memory": MISSING}},
         {"landlock": 0},
         {"network": NOTHING},
+        {"network": WITHOUT_NFT},
     ):
         found = features.found(report(**changes))
         assert set(found.present) | set(found.absent) <= set(FEATURES)
@@ -156,3 +160,15 @@ def test_where_tries_are_not_recorded_the_reason_is_told_and_the_network_is_lock
     assert "network_attempts" not in found
     assert step in found.absent["network_attempts"].why
     assert "network_attempts" in features.found(report())
+
+
+def test_without_nf_tables_a_network_is_not_open_and_lists_work_all_the_same():
+    found = features.found(report(network=WITHOUT_NFT))
+    assert "modprobe" in found.absent["network_open"].fix
+    assert {"network_locked", "network_allow", "network_routes", "network_attempts", "network_host"} <= found.present
+
+
+def test_with_the_network_of_the_host_nothing_of_ours_is_claimed_for_it():
+    claimed = features.enforced(ProviderSpec("a", shares_network=True), features.found(report()))
+    assert [word for word in claimed if word.startswith("network_")] == ["network_host"]
+    assert "network_host" not in features.enforced(ProviderSpec("a"), features.found(report()))

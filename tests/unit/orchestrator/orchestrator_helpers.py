@@ -39,6 +39,16 @@ def make_record(name: str = "box", owner: Owner | None = None, **fields: object)
 
 def in_child(work: Callable[[], object]) -> int:
     """Run `work` in a forked child; its wait status: 0 = it returned."""
+    return ended(begun(work))
+
+
+def ended(pid: int) -> int:
+    """Wait for a child; its wait status."""
+    return os.waitpid(pid, 0)[1]
+
+
+def begun(work: Callable[[], object]) -> int:
+    """The pid of a forked child that runs `work` and ends."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -48,7 +58,7 @@ def in_child(work: Callable[[], object]) -> int:
         finally:
             _show_error()
             os._exit(status)
-    return os.waitpid(pid, 0)[1]
+    return pid
 
 
 @contextlib.contextmanager

@@ -503,7 +503,9 @@ def test_a_backend_is_over_after_hand_back_and_the_next_is_not(manager, provider
         old.snapshot,
         lambda: old.restore("x"),
         old.reset,
-        lambda: old.set_network(OPEN),
+        old.lock_network,
+        old.unlock_network,
+        lambda: old.allow_network(["a:1"]),
         old.attempts,
         old.info,
     ]

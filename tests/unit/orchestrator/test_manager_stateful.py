@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from orchestrator_helpers import make_manager, make_plan
 
 from pytest_airlock.errors import (
+    AirlockError,
     AlreadyExists,
     InvalidTransition,
     ProviderError,
@@ -24,6 +25,7 @@ from pytest_airlock.orchestrator.pool import Pool
 from pytest_airlock.testing import FakeProvider
 
 NAMES = st.sampled_from(["a", "b"])
+WHO = st.sampled_from(["manager", "stranger"])
 OPERATIONS = st.sampled_from(
     [
         "create",
@@ -49,6 +51,7 @@ class ManagerMachine(RuleBasedStateMachine):
         self.root = Path(tempfile.mkdtemp(prefix="airlock-manager-"))
         self.provider = FakeProvider(without=self.without)
         self.manager = make_manager(self.root / "state", self.provider)
+        self.stranger = make_manager(self.root / "state", FakeProvider())
         self.pool = Pool(self.manager)
         self.save = self.manager.store.save
         self.manager.store.save = self._save
@@ -69,11 +72,11 @@ class ManagerMachine(RuleBasedStateMachine):
             raise StoreError("somewhere", "No space left on device")
         self.save(record)
 
-    def attempt(self, operation, *args, **kwargs) -> bool:
+    def attempt(self, operation, *args, also: type[Exception] = ProviderError, **kwargs) -> bool:
         """Carry it out; any failure is one of those that were planted or that the state calls for."""
         try:
             operation(*args, **kwargs)
-        except EXPECTED:
+        except (*EXPECTED, also):  # of others' sandboxes more can be said: that they cannot be entered
             return False
         return True
 
@@ -113,6 +116,16 @@ class ManagerMachine(RuleBasedStateMachine):
     def open_the_network(self, name: str) -> None:
         if self.attempt(self.manager.set_network, name, Network(mode="open")):
             assert self.manager.store.load(name).network.mode == "open"
+
+    @rule(name=NAMES, who=WHO, verb=st.sampled_from(["lock", "unlock"]))
+    def lock_and_unlock(self, name: str, who: str, verb: str) -> None:
+        self.attempt(getattr(getattr(self, who), verb), name, also=AirlockError)
+
+    @rule(name=NAMES, who=WHO, number=st.integers(1, 3))
+    def let_something_through(self, name: str, who: str, number: int) -> None:
+        if self.attempt(getattr(self, who).allow, name, f"h{number}:1", also=AirlockError):
+            network = self.manager.store.load(name).network
+            assert f"h{number}:1" in network.allow
 
     @rule(name=NAMES)
     def take_a_snapshot(self, name: str) -> None:
@@ -174,9 +187,12 @@ class ManagerMachine(RuleBasedStateMachine):
     def what_is_recorded_as_open_is_the_only_open(self) -> None:
         if hasattr(self, "manager"):
             for record in self.manager.store.records():
-                if record.name in self.provider.names() and record.state is State.RUNNING:
-                    in_force = self.provider.rule(record.name).mode
-                    assert in_force in ("locked", record.network.mode)
+                box = self.provider._sandboxes.get(record.name)
+                if box is not None and box.world is not None and record.state is State.RUNNING:
+                    in_force = self.provider.rule(record.name)
+                    assert in_force.mode in ("locked", record.network.mode)
+                    if in_force.mode != "locked":
+                        assert in_force.allow == record.network.allow
 
 
 class RebuildingMachine(ManagerMachine):

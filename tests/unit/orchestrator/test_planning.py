@@ -314,10 +314,21 @@ class TestNetwork:
         assert planned.network == Network(mode="allow", allow=("pypi.org:443",))
         assert "network_allow" in planned.provider_spec.required
 
-    @pytest.mark.parametrize("network", [{"mode": "open", "allow": ["a:1"]}, {"mode": "locked", "allow": ["a:1"]}, []])
+    @pytest.mark.parametrize("network", [{"mode": "locked", "allow": ["a:1"]}, {"mode": "host", "allow": ["a:1"]}, []])
     def test_a_list_without_its_mode_or_a_mode_without_its_list_is_an_error(self, host, network):
         with pytest.raises(InvalidSpec, match=r"network\.allow"):
-            host.plan(profile="dev", network=network)
+            host.plan(profile="trusted", network=network)
+
+    def test_an_open_network_may_reach_listed_private_addresses_too(self, host):
+        planned = host.plan(profile="dev", network={"mode": "open", "allow": ["10.0.0.5:5432"]})
+        assert planned.network == Network(mode="open", allow=("10.0.0.5:5432",))
+        assert planned.provider_spec.required >= {"network_open", "network_allow"}
+
+    def test_r14_it_takes_a_profile_with_both(self, host):
+        host.profiles.extend("half", "dev", network_allowed=["locked", "open"])
+        assert host.plan(profile="half", network="open").network.mode == "open"
+        with pytest.raises(ProfileForbids, match="network mode 'allow'"):
+            host.plan(profile="half", network={"mode": "open", "allow": ["10.0.0.5:5432"]})
 
 
 class TestProvisioning:

@@ -6,11 +6,12 @@ import stat
 from pathlib import Path
 
 import pytest
-from orchestrator_helpers import dead_owner, make_record
+from orchestrator_helpers import dead_owner, in_child, make_record
 
 from pytest_airlock.errors import AlreadyExists, CorruptRecord, InvalidName, SandboxNotFound, StoreError
 from pytest_airlock.models import Network, State
 from pytest_airlock.orchestrator.storage import state_files
+from pytest_airlock.orchestrator.storage import store as store_module
 from pytest_airlock.orchestrator.storage.process_identity import current_owner
 from pytest_airlock.orchestrator.storage.store import MACHINE, FileStore
 
@@ -48,7 +49,7 @@ def test_r40_files_are_0600_and_directories_0700_whatever_the_umask(tmp_path: Pa
         os.umask(old)
     lease.release()
     made = [mode for path, mode in modes.items() if (tmp_path / path).suffix == ""]
-    assert len(made) == 4
+    assert len(made) == 5
     assert set(made) == {0o700}
     assert {mode for path, mode in modes.items() if path.suffix} == {0o600}
     assert {path.suffix for path in modes if path.suffix} == {".json", ".lease", ".owner", ".lock"}
@@ -201,7 +202,10 @@ def test_names_are_never_paths(store: FileStore, name: str) -> None:
 
 
 @pytest.mark.parametrize("writer", ["the same store", "another process' store"])
-def test_r25_what_was_loaded_before_is_read_again_once_somebody_wrote(store: FileStore, writer: str) -> None:
+def test_r25_what_was_loaded_before_is_read_again_once_somebody_wrote(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, writer: str
+) -> None:
+    monkeypatch.setattr(store_module, "_TICKS", -1)
     store.save(make_record(state=State.RUNNING))
     other = store if writer == "the same store" else FileStore(store.root)
     for state in (State.STOPPED, State.RUNNING, State.STOPPED):
@@ -211,6 +215,33 @@ def test_r25_what_was_loaded_before_is_read_again_once_somebody_wrote(store: Fil
     other.remove("box")
     with pytest.raises(SandboxNotFound):
         store.load("box")
+
+
+def test_r25_a_record_so_young_that_the_next_could_look_the_same_is_not_remembered(store, monkeypatch) -> None:
+    monkeypatch.setattr(store_module, "_TICKS", 10**15)
+    store.save(make_record())
+    assert store.load("box") is not store.load("box")
+
+
+def test_r46_the_network_lock_is_another_one_and_leaves_nothing(store: FileStore) -> None:
+    store.save(make_record())
+    with store.network_lock("box"):
+        assert not in_child(lambda: (FileStore(store.root).save(make_record()), FileStore(store.root).records()))
+        FileStore(store.root).sweep()
+        store.remove("box")
+        assert (store.root / "networks/box.lock").exists()
+    assert files(store) == set()
+    with store.network_lock("nobody"):
+        pass
+    assert files(store) == set()
+    (store.root / "networks/box.lock").touch()  # of one that was killed
+    store.sweep()
+    assert files(store) == set()
+    store.save(make_record())
+    with store.network_lock("box"):
+        pass
+    store.remove("box")
+    assert files(store) == set()
 
 
 def test_load_and_remove_of_what_is_not_there(store: FileStore) -> None:

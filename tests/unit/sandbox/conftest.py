@@ -25,6 +25,8 @@ class FakeBackend:
         provider.start(self.handle)
         self.clean = provider.snapshot(self.handle)
         self.network = Network()
+        self.routes = ()
+        self.calls_at_end = []
 
     def check(self):
         if self.stale:
@@ -43,15 +45,43 @@ class FakeBackend:
         self.provider.stop(self.handle)
         self.provider.restore(self.handle, snapshot)
         self.provider.start(self.handle)
+        self._apply()
 
     def reset(self):
         self.check()
+        self.network, self.routes = Network(), ()
         return self.provider.reset(self.handle, self.clean)
 
-    def set_network(self, network):
+    def lock_network(self):
+        self._apply(Network())
+
+    def unlock_network(self):
+        self._apply(Network(mode="open"))
+
+    def allow_network(self, entries):
+        self._apply(Network(mode="allow", allow=(*self.network.allow, *entries)))
+
+    def _apply(self, network):
         self.check()
-        self.provider.set_network(self.handle, NetworkRule(network.mode, network.allow))
         self.network = network
+        self._apply()
+
+    def set_routes(self, routes):
+        self.check()
+        self.routes = routes
+        self._apply()
+
+    def _apply(self):
+        self.provider.set_network(self.handle, NetworkRule(self.network.mode, self.network.allow, self.routes))
+
+    def at_end(self, call):
+        self.check()
+        self.calls_at_end.append(call)
+
+    def end(self):
+        self.stale = True
+        while self.calls_at_end:
+            self.calls_at_end.pop()()
 
     def info(self):
         self.check()

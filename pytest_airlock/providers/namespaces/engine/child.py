@@ -44,7 +44,7 @@ KEPT_CAPABILITIES = sum(1 << number for number in (0, 1, 3, 4, 5, 6, 7, 8, 10, 1
 class Options(NamedTuple):
     """What one world is made of besides its files. Sizes in bytes; `limits` are (resource, soft, hard),
     `affinity` how many processors it is pinned to where no cgroup can limit it (0 = all), `landlock` its ABI (0 = none),
-    `upper` the name of its directory of uI and wI below /u ("" = in memory), `life` the number of its network.
+    `upper` the name of its directory of uI and wI below /u ("" = in memory), `life` the number of its network; `network` None: it has the host's.
     """
 
     views: tuple[base.Layered, ...]
@@ -61,7 +61,7 @@ class Options(NamedTuple):
     capped: bool
     landlock: int
     upper: str
-    network: place.Means
+    network: place.Means | None
     life: int
 
 
@@ -93,7 +93,8 @@ def run(options: Options, ends: Ends) -> None:
         os.setresuid(uid, uid, uid)
         syscalls.unshare(syscalls.CLONE_NEWCGROUP)
         syscalls.sethostname("airlock")
-        place.lead_nowhere(options.network, ends.registry, options.life)
+        if options.network is not None:
+            place.lead_nowhere(options.network, ends.registry, options.life)
         ends.registry.close()
         _build_root(options, ends)
         _enter_root()
@@ -228,10 +229,11 @@ def _mount_proc(options: Options) -> None:
     # What System V IPC holds is in no process' account: it outlives them, and whom the kernel ends for it is somebody else.
     for name, value in (("shmall", b"%d" % (options.size // os.sysconf("SC_PAGE_SIZE"))), *_IPC):
         _write_if_allowed(f"{proc}/sys/kernel/{name}", value)
-    # Root inside has no power over the network, but low ports are an ordinary thing to test.
-    write_proc(f"{proc}/sys/net/ipv4/ip_unprivileged_port_start", b"0", "sysctl")
-    if options.network.recorder:
-        _let_ping(options, f"{proc}/sys/net")
+    if options.network is not None:
+        # Root inside has no power over the network, but low ports are an ordinary thing to test.
+        write_proc(f"{proc}/sys/net/ipv4/ip_unprivileged_port_start", b"0", "sysctl")
+        if options.network.recorder:
+            _let_ping(options, options.network, f"{proc}/sys/net")
     for name in READ_ONLY:
         path = f"{proc}/{name}"
         if _bind_over(path, path):
@@ -241,11 +243,11 @@ def _mount_proc(options: Options) -> None:
             _bind_over(cover, f"{proc}/{name}")
 
 
-def _let_ping(options: Options, sysctls: str) -> None:
+def _let_ping(options: Options, network: place.Means, sysctls: str) -> None:
     """Whoever is inside may send echo requests (icmp(7)), and the network process alone answers: the kernel would for
     every address, since all lead here.
     """
-    for name in place.PING_SYSCTLS[: 1 + options.network.v6]:
+    for name in place.PING_SYSCTLS[: 1 + network.v6]:
         write_proc(f"{sysctls}/{name}", b"1", "sysctl")
     ids = b"0 %d" % (IDS - 1) if options.many_users else b"%d %d" % (options.uid, options.uid)
     write_proc(f"{sysctls}/ipv4/ping_group_range", ids, "sysctl")

@@ -6,6 +6,8 @@
       │ <── other end, pidfd, facts ─ │                              │
       │ <─────────────────────────────────────────────────── READY ──│
 
+Who asks to "steer" gets a channel to the network process instead, by which it sets the network policy of that sandbox.
+
 Nobody outside can hold the server up: nothing here waits, a connection is good for one small request, and there are few.
 """
 
@@ -29,16 +31,17 @@ __all__ = ["Door"]
 #: Connections that may be about to ask; the oldest has to go for one more.
 WAITING = 8
 _REQUEST = 256
+KINDS = ("visit", "steer")
 _COUNT = struct.Struct("=Q")
 
 
 class Door:
     """`place` are descriptors: the listening socket, its directory, and a memfd in which the owner reads how many came;
-    `name` is the socket's in the directory. `invite` gives the facts and descriptors of a sandbox, or raises OSError.
+    `name` is the socket's in the directory. `invite` gives the facts and descriptors that a guest of one of KINDS gets, the first of them no longer ours, or raises OSError.
     """
 
     def __init__(
-        self, poll: select.poll, place: list[int], name: str, invite: Callable[[int], tuple[Any, tuple[int, ...]]]
+        self, poll: select.poll, place: list[int], name: str, invite: Callable[[str, int], tuple[Any, tuple[int, ...]]]
     ) -> None:
         self.poll, self.name, self.invite = poll, name, invite
         self.listener = _socket.socket(fileno=os.dup(place[0]))
@@ -93,13 +96,13 @@ class Door:
 
     def _hear(self, sock: _socket.socket) -> None:
         data = sock.recv(_REQUEST + 1)
-        number = _sandbox(data)
-        refusal = "request" if number is None else _refusal(sock)
-        if number is None or refusal:
+        asked = _asked(data)
+        refusal = "request" if asked is None else _refusal(sock)
+        if asked is None or refusal:
             protocol.send_json(sock, {"refused": refusal})
             return
         try:
-            facts, fds = self.invite(number)
+            facts, fds = self.invite(*asked)
         except OSError as error:
             protocol.send_json(sock, {"refused": "gone", "errno": error.errno})
             return
@@ -111,14 +114,16 @@ class Door:
             os.close(fds[0])  # the channel's end; the pidfd is the server's own
 
 
-def _sandbox(data: bytes) -> int | None:
-    """The number in {"visit": number}; None for anything else."""
+def _asked(data: bytes) -> tuple[str, int] | None:
+    """Kind and number in {kind: number}; None for anything else."""
     try:
         request = json.loads(data) if len(data) <= _REQUEST else None
     except (ValueError, RecursionError):
         return None
-    number = request.get("visit") if isinstance(request, dict) else None
-    return number if type(number) is int else None
+    if not isinstance(request, dict) or len(request) != 1:
+        return None
+    ((kind, number),) = request.items()
+    return (kind, number) if kind in KINDS and type(number) is int else None
 
 
 def _refusal(sock: _socket.socket) -> str:

@@ -28,6 +28,11 @@ _NAMESPACES = (
 )
 
 
+def _name_spaces(spec: dict[str, Any]) -> int:
+    """Flags of clone(2): the network of the host is shared only by who asked for exactly that."""
+    return _NAMESPACES & ~syscalls.CLONE_NEWNET if spec["shares_network"] else _NAMESPACES
+
+
 class Recipe(NamedTuple):
     """All that decides what a life is: two of one recipe cannot be told apart. `spec` are the words of limits.py."""
 
@@ -170,7 +175,7 @@ class Lives:
             group = self._group(recipe.spec)
             entrance = group.entrance() if group is not None else cgroups.NOWHERE
             try:
-                pid, pidfd = syscalls.clone(_NAMESPACES, entrance.unified)
+                pid, pidfd = syscalls.clone(_name_spaces(recipe.spec), entrance.unified)
                 if pid == 0:
                     child.run(
                         options,
@@ -228,7 +233,7 @@ class Lives:
             capped="memory" in spec["group"],
             landlock=self._stage.landlock,
             upper=upper.name if upper is not None else "",
-            network=self._stage.network,
+            network=None if recipe.spec["shares_network"] else self._stage.network,
             life=self._born,
         )
 

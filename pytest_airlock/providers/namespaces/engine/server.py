@@ -50,6 +50,7 @@ class Server:
         self.sandboxes: dict[int, Sandbox] = {}
         self.count = 0
         self.walkers: list[int] = []
+        self.hoppers: list[int] = []
         self.refill: Sandbox | None = None
         self.skeletons = Skeletons()
         self.dead: list[Life] = []
@@ -180,7 +181,8 @@ class Server:
 
     def op_hopper(self, _request: dict[str, Any]) -> None:
         """Begin what makes sockets in sandboxes' networks; one that was before ends, since nobody asks it any more."""
-        channel = hopper.start()
+        channel, pid = hopper.start()
+        self.hoppers.append(pid)
         try:
             self.told.hand_over_hopper(channel)
         finally:
@@ -195,17 +197,27 @@ class Server:
         life = self._known(request).life
         return life is not None and life.visited
 
-    def _invite(self, number: int) -> tuple[Any, tuple[int, ...]]:
-        """What a visitor needs: facts, a channel to PID 1, its pidfd."""
+    def _invite(self, kind: str, number: int) -> tuple[Any, tuple[int, ...]]:
+        """What a visitor needs: facts, a channel to PID 1, its pidfd; to steer, a channel to the network process."""
         box = self._known({"id": number})
         if box.life is None:
-            raise StepError(3, "visit")  # ESRCH
-        return box.facts, (box.life.introduce(), box.life.pidfd)
+            raise StepError(3, kind)  # ESRCH
+        if kind == "visit":
+            return box.facts, (box.life.introduce(), box.life.pidfd)
+        if box.recipe.spec["shares_network"]:
+            raise StepError(95, kind)  # EOPNOTSUPP
+        box.life.visited = True
+        self._reap()
+        if not self.hoppers:
+            self.op_hopper({})
+        facts = {"name": box.facts["name"], "life": box.life.number, "divert": self.stage.network.divert}
+        return facts, (self.told.introduce(box.life.number),)
 
     def _reap(self) -> None:
-        """Collect diff processes that are done; the client has their output long since."""
+        """Collect children that are done; the client has their output long since."""
         self.skeletons.reap()
-        self.walkers = [pid for pid in self.walkers if os.waitpid(pid, os.WNOHANG)[0] == 0]
+        for children in (self.walkers, self.hoppers):
+            children[:] = [pid for pid in children if os.waitpid(pid, os.WNOHANG)[0] == 0]
 
     def op_export(self, request: dict[str, Any], fds: list[int]) -> int:
         """Write one layer to the pipe that came along, from a process of its own, whose pid is to be joined."""

@@ -161,7 +161,7 @@ def new_listener(family: int, kind: int, *, transparent: bool = True) -> _socket
     """A socket that may be bound to every address; `transparent`: and is led to, which needs CAP_NET_ADMIN in this network."""
     sock = _socket.socket(family, kind | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK, 0)
     try:
-        # One at an address beside one at every address.
+        # One at an address and one at every address have the same port; the kernel prefers the first.
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
         if family == _socket.AF_INET6:
             sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)

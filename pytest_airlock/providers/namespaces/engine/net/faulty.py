@@ -103,8 +103,8 @@ class _Direction:
 
 def _unread(sock: _socket.socket) -> bool:
     """Whether the other end has not acknowledged all that was sent (SIOCOUTQ of tcp(7))."""
-    (count,) = struct.unpack("=i", fcntl.ioctl(sock, _SIOCOUTQ, bytes(4)))
-    return bool(count)
+    count: int = struct.unpack("=i", fcntl.ioctl(sock, _SIOCOUTQ, bytes(4)))[0]
+    return count > 0
 
 
 class FaultyRelay:

@@ -15,13 +15,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from . import divert, dns, pings
+from .datagrams import Datagrams
 from .hopper import Maker
 from .loop import Loop
 from .netlink import RESOLVER
 from .outside import Lane, Outside
 from .passage import Passage
-from .policy import ANY_PORT, LOCKED, NO_FAULT, Fault, Policy
-from .recorder import TCP, Heard
+from .policy import ANY_PORT, EVERYWHERE, LOCKED, NO_FAULT, Fault, Policy
+from .recorder import TCP, UDP, Heard
 from .relay import reset
 
 __all__ = ["Gate"]
@@ -30,7 +31,6 @@ __all__ = ["Gate"]
 _MOST_NAMES, _MOST_LISTENERS, _MOST_PASSAGES, _MOST_QUESTIONS = 1024, 4096, 256, 256
 _BACKLOG = 128
 _FIRST = int.from_bytes(_socket.inet_aton("198.18.1.0"), "big")
-_EVERYWHERE = {_socket.AF_INET: "0.0.0.0", _socket.AF_INET6: "::"}  # noqa: S104 - of a sandbox, to which all lead
 _ODD = frozenset("\\*")
 
 Tell = Callable[[int, str], None]
@@ -55,6 +55,7 @@ class Gate:
         self._listeners: dict[_Place, tuple[_socket.socket, bool]] = {}
         self._passages: set[Passage] = set()
         self._paused: set[_socket.socket] = set()
+        self._datagrams: list[Datagrams] = []
         self._questions = 0
 
     # ------------------------------------------------------------------ policies
@@ -69,6 +70,7 @@ class Gate:
             passage.review(policy)
         try:
             self._sync()
+            self._sync_datagrams()
         except OSError:
             self.close()
             raise
@@ -83,7 +85,7 @@ class Gate:
         if heard.protocol == TCP:
             way = self.policy.way(name, heard.address, heard.port)
             return name, way is not None and way.fault.connect != "refuse"
-        return name, False
+        return name, heard.protocol == UDP and self.policy.mode == "open" and self._twist
 
     # ------------------------------------------------------------------ names
 
@@ -158,13 +160,13 @@ class Gate:
             port = self._port(end.port)
             if end.kind == "network":
                 if not (end.single and pings.is_inside(end.single)):
-                    wanted.setdefault(_Place(end.family, end.single or _EVERYWHERE[end.family], port), fault)
+                    wanted.setdefault(_Place(end.family, end.single or EVERYWHERE[end.family], port), fault)
                 continue
             for name, address in names.items():
                 if end.names(name):
                     wanted.setdefault(_Place(_socket.AF_INET, address, port), fault)
         if self.policy.mode == "open":
-            for family, address in _EVERYWHERE.items():
+            for family, address in EVERYWHERE.items():
                 wanted.setdefault(_Place(family, address, divert.EVERY), NO_FAULT)
         return {place: fault for place, fault in wanted.items() if fault.connect != "refuse"}
 
@@ -188,6 +190,19 @@ class Gate:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         for place in new:
             self._listen(place, hole=wanted[place].connect == "black_hole")
+
+    def _sync_datagrams(self) -> None:
+        """Those of an open network pass; a new policy ends what passed under the old one."""
+        for each in self._datagrams:
+            each.close()
+        self._datagrams.clear()
+        if self.policy.mode == "open" and self._twist:
+            for family in EVERYWHERE:
+                made = Datagrams(
+                    self._loop, self._outside, self._maker, lambda address: self._hosts.get(address, ""), family
+                )
+                made.policy = self.policy
+                self._datagrams.append(made)
 
     def _listen(self, place: _Place, *, hole: bool) -> None:
         listener = self._maker.listener(place.family, _socket.SOCK_STREAM, transparent=self._twist, deaf=hole)
@@ -238,3 +253,6 @@ class Gate:
         self._listeners.clear()
         for passage in list(self._passages):
             passage.abort()
+        for each in self._datagrams:
+            each.close()
+        self._datagrams.clear()

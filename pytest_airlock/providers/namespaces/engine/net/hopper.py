@@ -85,11 +85,12 @@ class Maker:
         return made
 
 
-def start() -> _socket.socket:
-    """Fork it; the channel to it, at whose end of file it ends."""
+def start() -> tuple[_socket.socket, int]:
+    """Fork it; the channel to it, at whose end of file it ends, and its pid."""
     near, far = protocol.channel()
     parent = os.getpid()
-    if os.fork() == 0:
+    pid = os.fork()
+    if pid == 0:
         try:
             syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
             if os.getppid() == parent:
@@ -100,7 +101,7 @@ def start() -> _socket.socket:
         finally:
             os._exit(0)
     far.close()
-    return near
+    return near, pid
 
 
 def _serve(sock: _socket.socket) -> None:

@@ -55,6 +55,11 @@ class Loop:
         self._later: list[tuple[float, int, Timer]] = []
         self._count = self._cancelled = 0
 
+    @staticmethod
+    def now() -> float:
+        """Seconds, of a clock that only goes on."""
+        return time.monotonic()
+
     def later(self, seconds: float, call: Callable[[], None]) -> Timer:
         """Call it once, then; at the earliest in the next turn."""
         self._count += 1

@@ -106,9 +106,9 @@ class Lane:
         self._waiting: deque[_Asked] = deque()
         self._under_way = 0
 
-    def dial(self, way: Way, listed: list[End], done: Dialled) -> None:
-        """`done` gets (0, the connection) or (errno, None), never before this returns."""
-        request = {"kind": "tcp", "host": way.host, "port": way.port, "exact": way.exact, "trusted": way.trusted}
+    def dial(self, way: Way, listed: list[End], done: Dialled, kind: str = "tcp") -> None:
+        """`done` gets (0, the connection) or (errno, None), never before this returns; `kind` is "tcp" or "udp"."""
+        request = {"kind": kind, "host": way.host, "port": way.port, "exact": way.exact, "trusted": way.trusted}
 
         def connected(code: int, made: _socket.socket | None) -> None:
             # 0 without a connection: no descriptor was left for it.

@@ -6,9 +6,11 @@ import _socket
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-__all__ = ["ANY_PORT", "LOCKED", "NO_FAULT", "End", "Fault", "Policy", "Way"]
+__all__ = ["ANY_PORT", "EVERYWHERE", "LOCKED", "NO_FAULT", "End", "Fault", "Policy", "Way"]
 
 ANY_PORT = 0
+#: The address that stands for all of a family.
+EVERYWHERE: dict[int, str] = {_socket.AF_INET: "0.0.0.0", _socket.AF_INET6: "::"}  # noqa: S104 - of a sandbox
 _ADDRESS_SIZES = {4: _socket.AF_INET, 16: _socket.AF_INET6}
 
 
@@ -94,11 +96,16 @@ class Policy:
     """Immutable. `rule` is the client's: {"mode", "allow": [[kind, host, port, prefix], …], "routes": [[end, to, fault], …]}."""
 
     def __init__(self, rule: dict[str, Any]) -> None:
+        self._rule = rule
         self.mode: str = rule["mode"]
         self.allow = tuple(End(*end) for end in rule["allow"])
         self.routes = tuple(
             _Route(End(*end), tuple(to) if to else None, Fault(**fault)) for end, to, fault in rule["routes"]
         )
+
+    def with_routes_of(self, other: Policy) -> Policy:
+        """This one with the routes of another; a locked one has none."""
+        return self if self.mode == "locked" else Policy({**self._rule, "routes": other._rule["routes"]})
 
     @property
     def closed(self) -> bool:

@@ -14,6 +14,7 @@ import errno
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from .. import landlock, protocol
@@ -24,13 +25,15 @@ from .loop import Loop
 from .outside import Outside
 from .policy import Policy
 from .records import Records
-from .registry import BORN, GONE, KIND_GONE, KIND_HOPPER
+from .registry import BORN, GONE, KIND_GONE, KIND_GUEST, KIND_HOPPER
 from .wire import Wire
 
 __all__ = ["NetworkProcess", "run"]
 
 _MEMORY = 512 << 20
 _PATIENCE = 10  # seconds for the end
+#: Who steers from other processes of the same user: how many at a time, and seconds for one that does not read.
+_GUESTS, _GUEST_PATIENCE = 16, 1.0
 _STACK = 256 << 10  # bytes of each thread, which does nothing but close
 #: Of dead lives: how many are remembered, and bytes of all of them.
 _PAST, _PAST_SIZE = 64, 32 << 20
@@ -46,6 +49,7 @@ class NetworkProcess:
         self._past: dict[int, Records] = {}
         self._hopper: Hopper | None = None
         self._outside = Outside(self._loop)
+        self._guests: dict[int, _socket.socket] = {}
         self._serving = True
         registry.setblocking(False)
         self._loop.watch(owner, self._stop, vital=True)
@@ -89,6 +93,8 @@ class NetworkProcess:
             self._bury(GONE.unpack(data)[1])
         elif data[:1] == KIND_HOPPER:
             self._hopper = Hopper(*sockets)
+        elif data[:1] == KIND_GUEST:
+            self._welcome(GONE.unpack(data)[1], *sockets)
         else:
             _, life, recorded = BORN.unpack(data)
             maker = Maker(self._usable_hopper, sockets[0])
@@ -106,37 +112,61 @@ class NetworkProcess:
             del self._past[next(iter(self._past))]
 
     def _answer(self) -> None:
-        try:
-            request, fds = protocol.receive_json(self._control)
-        except OSError as error:
-            protocol.send_json(
-                self._control, {"error": ["network receive", error.errno or 0, ""], "number": protocol.ANY}
-            )
-            return
-        if request is None:
+        """The owner's requests."""
+        if not self._converse(self._control, lambda op: getattr(self, f"op_{op}")):
             self._stop()
-            return
+
+    def _welcome(self, life: int, channel: _socket.socket) -> None:
+        """A guest: of this life it may set the policy, and nothing else."""
+        if len(self._guests) >= _GUESTS:
+            self._dismiss(next(iter(self._guests)))
+        self._guests[channel.fileno()] = channel
+        channel.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, protocol.timeval(_GUEST_PATIENCE))
+
+        def hear() -> None:
+            try:
+                going = self._converse(channel, lambda op: _GUEST_OPS[op](self), life=life)
+            except (OSError, LookupError, TypeError, ValueError):
+                going = False  # it is none of ours, or does not read
+            if not going:
+                self._dismiss(channel.fileno())
+
+        self._loop.add(channel, hear)
+
+    def _dismiss(self, fd: int) -> None:
+        self._loop.close(self._guests.pop(fd))
+
+    def _converse(self, sock: _socket.socket, find: Callable[[str], Callable[..., Any]], **fixed: Any) -> bool:
+        """Carry out one request and answer it; False at the end of the channel. `fixed` words are not the asker's to choose."""
+        try:
+            request, fds = protocol.receive_json(sock)
+        except OSError as error:
+            protocol.send_json(sock, {"error": ["network receive", error.errno or 0, ""], "number": protocol.ANY})
+            return True
+        if request is None:
+            return False
         # What a child told before it was ready comes before what is asked about it.
         self._register()
         made = None
+        op = request["op"]
         try:
-            call = getattr(self, f"op_{request['op']}")
-            answer: dict[str, Any] = {"ok": call(request, fds) if request["op"] == "dialler" else call(request)}
+            call = find(op)
+            request = {**request, **fixed}
+            answer: dict[str, Any] = {"ok": call(request, fds) if op == "dialler" else call(request)}
         except OSError as error:
-            answer = {"error": [f"network {request['op']}", error.errno or 0, ""]}
+            answer = {"error": [f"network {op}", error.errno or 0, ""]}
         except Exception as error:  # noqa: BLE001 - all sandboxes would go without: whoever asked is told
-            answer = {"error": [f"network {request['op']}: {type(error).__name__}: {error}"[:500], 0, ""]}
+            answer = {"error": [f"network {op}: {type(error).__name__}: {error}"[:500], 0, ""]}
         else:
             if isinstance(answer["ok"], _socket.socket):
                 made, answer["ok"] = answer["ok"], None
         finally:
             for fd in fds:
                 os.close(fd)
-        protocol.send_json(
-            self._control, {**answer, "number": request["number"]}, (made.fileno(),) if made is not None else ()
-        )
+        protocol.send_json(sock, {**answer, "number": request["number"]}, (made.fileno(),) if made is not None else ())
         if made is not None:
             made.close()
+        return True
 
     def op_socket(self, request: dict[str, Any]) -> _socket.socket:
         """A new socket in the network of a life: for whoever asks to connect with, so errors are its own."""
@@ -144,12 +174,19 @@ class NetworkProcess:
 
     def op_rule(self, request: dict[str, Any]) -> None:
         """Put a policy in force. OSError(ENOTCONN) where a hopper or a dialler must be there before."""
+        self._rule(self._living(request), Policy(request["rule"]), divert=request["divert"])
+
+    def op_steer(self, request: dict[str, Any]) -> None:
+        """The same by a guest: routes are the owner's, and stay unless all is locked."""
         wire, policy = self._living(request), Policy(request["rule"])
+        self._rule(wire, policy.with_routes_of(wire.policy), divert=request["divert"])
+
+    def _rule(self, wire: Wire, policy: Policy, *, divert: bool) -> None:
         if not policy.closed:
             self._usable_hopper()
             if not self._outside.usable:
                 raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-        wire.rule(policy, divert=request["divert"])
+        wire.rule(policy, divert=divert)
 
     def op_dialler(self, _request: dict[str, Any], fds: list[int]) -> None:
         """Its channel came along."""
@@ -198,6 +235,13 @@ class NetworkProcess:
         if records is None:
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         return {"tried": records.page(request["start"]), "total": len(records), "lost": records.lost}
+
+
+#: What a guest may ask for.
+_GUEST_OPS: dict[str, Callable[[NetworkProcess], Callable[..., Any]]] = {
+    "steer": lambda process: process.op_steer,
+    "dialler": lambda process: process.op_dialler,
+}
 
 
 def run(control: int, registry: _socket.socket, owner: int, parent: int) -> None:

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 from .. import protocol
 
-__all__ = ["BORN", "GONE", "KIND_BORN", "KIND_GONE", "KIND_HOPPER", "Registry", "born"]
+__all__ = ["BORN", "GONE", "KIND_BORN", "KIND_GONE", "KIND_GUEST", "KIND_HOPPER", "Registry", "born"]
 
-KIND_BORN, KIND_GONE, KIND_HOPPER = b"b", b"g", b"h"
+KIND_BORN, KIND_GONE, KIND_HOPPER, KIND_GUEST = b"b", b"g", b"h", b"v"
 _PATIENCE_MS = 300
 #: Kind, number of the life, whether tries are recorded; the sockets come along.
 BORN = struct.Struct("=cQ?")
-#: Kind, number of the life.
+#: Kind, number of the life: of one that is gone, or that a guest may steer, whose channel comes along.
 GONE = struct.Struct("=cQ")
 
 
@@ -31,6 +31,18 @@ class Registry:
     def hand_over_hopper(self, channel: _socket.socket) -> None:
         """From now on the network process can have sockets made in sandboxes' networks. Raises OSError if it is gone."""
         protocol.send(self.sock, KIND_HOPPER, (channel.fileno(),), _socket.MSG_DONTWAIT)
+
+    def introduce(self, life: int) -> int:
+        """A channel on which a guest may set the policy of a life. Raises OSError; never waits."""
+        near, far = protocol.channel()
+        try:
+            protocol.send(self.sock, GONE.pack(KIND_GUEST, life), (far.fileno(),), _socket.MSG_DONTWAIT)
+        except OSError:
+            near.close()
+            raise
+        finally:
+            far.close()
+        return near.detach()
 
     def close(self) -> None:
         """Let the network process end; it is dead when this returns, and killed if it takes too long."""

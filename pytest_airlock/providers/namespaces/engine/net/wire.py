@@ -49,6 +49,10 @@ class Wire:
             ear = self._ear
             loop.add(ear, lambda: self._listen(ear))
 
+    @property
+    def policy(self) -> Policy:
+        return self._gate.policy
+
     def rule(self, policy: Policy, *, divert: bool) -> None:
         """Put a policy in force; `divert`: by the steps of divert.py. Raises OSError; then it is locked."""
         self.settle()  # by the policy under which it was tried
