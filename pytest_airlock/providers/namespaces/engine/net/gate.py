@@ -29,7 +29,7 @@ __all__ = ["Gate"]
 
 #: Of one life: names with an address, listeners, connections at a time, questions that wait for their answer.
 _MOST_NAMES, _MOST_LISTENERS, _MOST_PASSAGES, _MOST_QUESTIONS = 1024, 4096, 256, 256
-_BACKLOG = 128
+_BACKLOG = 1024  # who finds it full tries again a second later
 _FIRST = int.from_bytes(_socket.inet_aton("198.18.1.0"), "big")
 _ODD = frozenset("\\*")
 
