@@ -421,7 +421,7 @@ def test_without_nf_tables_lists_still_work_and_open_says_what_is_missing(withou
     rule(box, f"{name}:{port}", f"127.0.0.0/8:{port}", routes=tuple(Route(end, server.address) for end in ends))
     for host, at in (("a.test", 80), (V4, 80), (V6, 80), ("198.51.100.9", 81), (name, port)):
         assert dial(box, host, at) == "hello"
-    for host, at in (("a.test", 81), ("192.0.2.8", 80), (V4, 82)):
+    for host, at in (("a.test", 82), ("192.0.2.8", 80), (V4, 82)):
         assert dial(box, host, at) == REFUSED
     taken = server.taken
     # The listener stands at every address, those inside included; who is not meant is reset.
