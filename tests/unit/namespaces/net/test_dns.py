@@ -96,3 +96,17 @@ def test_the_answer_repeats_the_question_and_says_there_is_no_such_name() -> Non
     assert flags & 0xF == 3
     assert (questions, answers) == (1, 0)
     assert made[12:] == asked[12:]
+
+
+def test_an_answer_has_the_address_for_as_long_as_it_takes_to_read_it() -> None:
+    asked = query(name(b"a", b"test"))
+    made = dns.answer(asked, dns.question(asked), dns.NO_ERROR, "198.18.1.0")
+    assert struct.unpack_from(">HHHHHH", made) == (7, 0x8580, 1, 1, 0, 0)
+    assert made[12 : len(asked)] == asked[12:]
+    assert made[len(asked) :] == bytes.fromhex("c00c 0001 0001 00000000 0004 c6120100")
+
+
+def test_that_there_is_nothing_of_a_kind_is_no_error() -> None:
+    asked = query(name(b"a"), 28)
+    made = dns.answer(asked, dns.question(asked), dns.NO_ERROR)
+    assert struct.unpack_from(">HHHHHH", made) == (7, 0x8580, 1, 0, 0, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _socket
+import errno
 import select
 import socket
 
@@ -149,3 +151,113 @@ def test_a_vital_one_that_fails_ends_it_all() -> None:
         loop.turn()
     one.close()
     other.close()
+
+
+def test_timers_are_called_in_their_order_each_once_and_one_that_fails_stops_none(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    loop = Loop()
+    called: list[int] = []
+
+    def fail() -> None:
+        called.append(-1)
+        raise RuntimeError("a bug")
+
+    for seconds, number in ((0.02, 3), (0.0, 1), (0.01, 2), (0.0, 11)):
+        loop.later(seconds, lambda number=number: called.append(number))  # type: ignore[misc]
+    loop.later(0.015, fail)
+    while len(called) < 5:
+        loop.turn()
+    assert called == [1, 11, 2, -1, 3]
+    assert "a bug" in capfd.readouterr().err
+    loop.later(0, lambda: called.append(4))
+    loop.turn()
+    assert called[5:] == [4]
+
+
+def test_a_timer_that_sets_another_does_not_hold_up_a_turn() -> None:
+    loop = Loop()
+    called: list[int] = []
+
+    def again() -> None:
+        called.append(1)
+        loop.later(0, again)
+
+    again()
+    loop.turn()
+    assert len(called) == 2
+
+
+def test_what_was_cancelled_is_not_called_and_not_held() -> None:
+    loop = Loop()
+    called: list[int] = []
+    kept = loop.later(0, lambda: called.append(1))
+    for _ in range(10_000):
+        timer = loop.later(1000, lambda: called.append(2))
+        timer.cancel()
+        timer.cancel()
+    assert len(loop._later) < 200
+    loop.later(0, lambda: called.append(3)).cancel()
+    loop.turn()
+    assert called == [1]
+    kept.cancel()
+    loop.later(0, lambda: called.append(4))
+    loop.turn()
+    assert called == [1, 4]
+
+
+def test_a_listener_for_which_there_was_no_room_is_called_again() -> None:
+    loop = Loop()
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    near = socket.create_connection(listener.getsockname())
+    taken: list[object] = []
+
+    class Full:
+        """The listener of a process that has no descriptor left, the first time."""
+
+        def __init__(self) -> None:
+            self.fails = [OSError(errno.EMFILE, "")]
+
+        def fileno(self) -> int:
+            return listener.fileno()
+
+        def _accept(self) -> tuple[int, object]:
+            if self.fails:
+                raise self.fails.pop()
+            return listener._accept()  # type: ignore[attr-defined, no-any-return]
+
+    full = Full()
+    loop.add(full, lambda: taken.append(loop.accept(full)))  # type: ignore[arg-type]
+    loop.turn()
+    assert taken == [None]
+    while len(taken) < 2:
+        loop.turn()
+    assert isinstance(taken[1], _socket.socket)
+    for sock in (near, listener, taken[1]):
+        sock.close()
+
+
+def test_who_gets_the_number_of_one_that_was_closed_is_not_called_for_what_that_one_heard() -> None:
+    """Both of a pair are ready; whichever is called first closes the other, and a new one takes over its number."""
+    loop = Loop()
+    pairs = [pair(), pair()]
+    called: list[str] = []
+    later: list[socket.socket] = []
+
+    def replace(other: socket.socket) -> None:
+        called.append("first")
+        number = other.fileno()
+        loop.close(other)
+        later.extend(socket.socketpair())
+        assert number in {sock.fileno() for sock in later}
+        for sock in later:
+            loop.add(sock, lambda: called.append("new"))
+
+    for (one, far), (other, _) in (pairs, pairs[::-1]):
+        loop.add(one, lambda one=one, other=other: (loop.remove(one), replace(other)))  # type: ignore[misc]
+        far.send(b"x")
+    loop.turn()
+    assert called == ["first"]
+    for sock in (*later, *(each for two in pairs for each in two)):
+        sock.close()

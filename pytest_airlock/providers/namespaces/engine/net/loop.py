@@ -50,6 +50,8 @@ class Loop:
         self._calls: dict[int, Callable[[], None]] = {}
         self._events: dict[int, int] = {}
         self._vital: set[int] = set()
+        self._turn = 0
+        self._since: dict[int, int] = {}  # the turn in which it was added
         self._closing: SimpleQueue[int] = SimpleQueue()
         self._closers = 0
         self._later: list[tuple[float, int, Timer]] = []
@@ -82,7 +84,7 @@ class Loop:
         """A `vital` one that fails ends the loop."""
         if vital:
             self._vital.add(fd)
-        self._calls[fd] = call
+        self._calls[fd], self._since[fd] = call, self._turn
         self._listen(fd, select.EPOLLIN)
 
     def change(self, sock: _socket.socket, events: int) -> None:
@@ -106,7 +108,7 @@ class Loop:
         fd = sock.fileno()
         if self._calls.pop(fd, None) is not None:
             self._listen(fd, 0)
-            del self._events[fd]
+            del self._events[fd], self._since[fd]
 
     def accept(self, listener: _socket.socket) -> _socket.socket | None:
         """Who waits there, not blocking; None if it is gone. Where there is no room for it `listener` is not called for a
@@ -178,9 +180,11 @@ class Loop:
         """Wait, and call whoever is ready. What fails is told in the log and not called again: it is the matter of one
         sandbox, and must not be that of all.
         """
+        self._turn += 1
         for fd, _ in self._epoll.poll(self._patience()):
-            call = self._calls.get(fd)  # an earlier one may have removed it
-            if call is None:
+            call = self._calls.get(fd)
+            # An earlier one may have removed it; and another may have its number by now, of which nothing was said yet.
+            if call is None or self._since[fd] == self._turn:
                 continue
             try:
                 call()

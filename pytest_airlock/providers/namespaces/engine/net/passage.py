@@ -84,6 +84,8 @@ class Passage:
             data = inner.recv(hello.LONGEST, _socket.MSG_PEEK)
             tls = bool(data) and hello.is_tls(data)
             name = hello.server_name(data) if tls else ""
+        except BlockingIOError:
+            return
         except hello.Incomplete as more:
             self._await(inner, outer, len(data), more.size)
             return
