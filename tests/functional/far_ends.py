@@ -64,6 +64,7 @@ class Server:
         self.address: tuple[str, int] = self._sock.getsockname()[:2]
         self.port = self.address[1]
         self.taken = 0
+        self._over = False
         self._open: set[socket.socket] = set()
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -72,7 +73,9 @@ class Server:
             try:
                 sock, _ = self._sock.accept()
             except OSError:
-                return
+                if self._over:
+                    return
+                raise
             self.taken += 1
             self._open.add(sock)
             threading.Thread(target=self._deal, args=(sock,), daemon=True).start()
@@ -84,6 +87,7 @@ class Server:
         self._open.discard(sock)
 
     def close(self) -> None:
+        self._over = True
         for sock in (self._sock, *list(self._open)):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
