@@ -156,10 +156,11 @@ class FaultyRelay:
         """As many bytes arrived as are to; a reset would take from the program what it has not read yet."""
         inner = self._down.target
         if self._fault.reset_after == self._most:
-            if _unread(inner):
+            if self._tick == _TICK or _unread(inner):
                 for way in (self._up, self._down):
                     self._loop.change(way.source, 0)
-                # It may never read: then it is looked at less and less often.
+                # At the soonest a tick later: in connect(2) a program would see the reset and no byte. It may never read: then
+                # it is looked at less and less often.
                 self._call_at(time.monotonic() + self._tick)
                 self._tick = min(2 * self._tick, _LONGEST_TICK)
                 return
