@@ -1,8 +1,8 @@
 """Entries of an allow-list and ends of routes: which names or addresses, at which TCP port.
 
-example.com:443            that name                10.0.0.0/8:5432        addresses of a network
-*.example.com:443          every name below it      192.0.2.7:80           one address
-example.com:*              at every port            [2001:db8::/32]:443    the same of IPv6
+- `example.com:443`: that name; `*.example.com:443`: every name below it
+- `192.0.2.7:80`, `[2001:db8::7]:80`: one address; `10.0.0.0/8:5432`, `[2001:db8::/32]:443`: the addresses of a network
+- `example.com:*`: at every port
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ def _host(text: str, entry: str) -> tuple[str, str]:
         if bracketed or "/" in text or ":" in text or text.replace(".", "").isdecimal():
             raise ValueError(f"{entry!r}: {error}") from None
         return _name(text, entry)
+    if "%" in address:
+        raise ValueError(f"{entry!r}: an interface means nothing inside")
     if (network.version == 6) != bracketed:
         raise ValueError(f"{entry!r}: an IPv6 address stands in brackets, [2001:db8::1]:443, and no other does")
     return "network", str(network)
@@ -77,7 +79,7 @@ def _name(text: str, entry: str) -> tuple[str, str]:
             raise ValueError(f"{entry!r}: {error}") from None
     if not name or len(name) > _LONGEST or not all(_LABEL.fullmatch(label) for label in name.split(".")):
         raise ValueError(f"{entry!r}: {text!r} is no host name; a * stands for whole labels at the front only")
-    if kind == "name" and (name == "localhost" or name.endswith(".localhost")):
+    if name == "localhost" or name.endswith(".localhost"):
         raise ValueError(
             f"{entry!r}: {name} is the sandbox itself; to lead it to a server of the test: network.route('db.test:5432', to=…)"
         )

@@ -52,8 +52,8 @@ class Networking:
                 raise UnsupportedFeature(feature, self.name, absence.why, hint=absence.fix)
         if not box.running:
             raise SandboxDied(handle.name, "it is not running")
-        if rule == box.rule and not self.visited(handle):
-            return  # as locked as it was born, mostly
+        if rule == box.rule == NetworkRule() and not self.visited(handle):
+            return  # as locked as it was born
         box.untouched = False
         try:
             self._of(handle, box).rule(rule, divert="network_open" in features)

@@ -10,16 +10,16 @@ from typing import NamedTuple
 from . import divert
 from .hopper import Maker
 from .loop import Loop
-from .outside import Outside
+from .outside import Lane
 from .policy import EVERYWHERE, Policy, Way
 
 __all__ = ["Datagrams"]
 
-#: Of one life: pairs at a time (the one that was idle longest makes room), and datagrams of each that wait for its connection.
-_MOST, _WAITING = 128, 8
+#: Of one life: pairs at a time (the one that was idle longest makes room), and bytes of each that wait for its connection.
+_MOST, _WAITING = 128, 16 << 10
 _IDLE = 60.0  # seconds
 _AT_ONCE = 64
-_LONGEST = 65_535
+_LONGEST, _COSTS = 65_535, 64  # bytes of a datagram, and of memory for even the smallest
 #: So that the socket tells where a datagram was to go: IP_RECVORIGDSTADDR of ip(7), IPV6_RECVORIGDSTADDR of linux/in6.h.
 _ORIGINAL: dict[int, tuple[int, int, struct.Struct]] = {
     _socket.AF_INET: (_socket.IPPROTO_IP, 20, struct.Struct("=H2s4s")),
@@ -35,7 +35,7 @@ class _Flow(NamedTuple):
 class Datagrams:
     """Made when a network is opened. `host` tells the name that an address stands for. Raises OSError."""
 
-    def __init__(self, loop: Loop, outside: Outside, maker: Maker, host: Callable[[str], str], family: int) -> None:
+    def __init__(self, loop: Loop, outside: Lane, maker: Maker, host: Callable[[str], str], family: int) -> None:
         self._loop, self._outside, self._maker, self._host, self._family = loop, outside, maker, host, family
         self.policy: Policy | None = None
         self._pairs: dict[_Flow, _Pair] = {}
@@ -131,16 +131,17 @@ class _Pair:
         self._loop, self._idle = loop, idle
         self._ends: tuple[_socket.socket, _socket.socket] | None = None
         self._waiting: list[bytes] = []
+        self._room = _WAITING
         self._closed = False
         self.used = loop.now()
-        loop.later(_IDLE, self._look)
+        self._timer = loop.later(_IDLE, self._look)
 
     def _look(self) -> None:
         if self._closed:
             return
         left = self.used + _IDLE - self._loop.now()
         if left > 0:
-            self._loop.later(left, self._look)
+            self._timer = self._loop.later(left, self._look)
         else:
             self._idle()
 
@@ -157,7 +158,8 @@ class _Pair:
         self.used = self._loop.now()
         if self._ends is not None:
             _send(self._ends[1], data)
-        elif len(self._waiting) < _WAITING:
+        elif len(data) <= self._room:
+            self._room -= len(data) + _COSTS
             self._waiting.append(data)
 
     def _carry(self, source: _socket.socket, target: _socket.socket) -> None:
@@ -175,6 +177,8 @@ class _Pair:
 
     def close(self) -> None:
         self._closed = True
+        self._timer.cancel()
+        self._waiting.clear()
         for sock in self._ends or ():
             self._loop.close(sock)
         self._ends = None

@@ -17,6 +17,7 @@ import errno
 import os
 import signal
 import sys
+import time
 from _queue import SimpleQueue
 from typing import Any
 
@@ -26,9 +27,10 @@ from .policy import End
 
 __all__ = ["main"]
 
-#: Connections that are being made at one time; more wait.
-_MOST = 64
-_CONNECT_TIMEOUT = 30.0
+#: Connections that are being made at one time; more wait. Of one life there are never more than an eighth of that (outside.py).
+_MOST = 256
+#: Seconds for all addresses of a name, of which the first few are tried.
+_CONNECT_TIMEOUT, _MOST_ADDRESSES = 30.0, 16
 _STACK = 1 << 20
 _MEMORY = 1 << 30
 _CALLS = """
@@ -47,9 +49,10 @@ class Dialler:
 
     def __init__(self, sock: _socket.socket) -> None:
         self._sock = sock
-        self._sending = _thread.allocate_lock()
+        self._sending, self._counting = _thread.allocate_lock(), _thread.allocate_lock()
         self._waiting: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._threads = 0
+        self._idle = 0  # threads for which there is no request; below 0: requests for which there is no thread
 
     def serve(self) -> None:
         """Until the network process is gone."""
@@ -60,13 +63,28 @@ class Dialler:
             if request is None:
                 return
             self._waiting.put(request)
-            if self._threads < _MOST:
-                _thread.start_new_thread(self._work, ())
-                self._threads += 1
+            with self._counting:
+                if self._idle > 0 or not self._more_threads():
+                    self._idle -= 1
+
+    def _more_threads(self) -> bool:
+        """Whether there is one more now. Raises RuntimeError if there is none at all."""
+        if self._threads >= _MOST:
+            return False
+        try:
+            _thread.start_new_thread(self._work, ())
+        except RuntimeError:
+            if not self._threads:
+                raise
+            return False  # this user has too many
+        self._threads += 1
+        return True
 
     def _work(self) -> None:
         while True:
             self._answer(self._waiting.get())
+            with self._counting:
+                self._idle += 1
 
     def _answer(self, request: dict[str, Any]) -> None:
         made = None
@@ -119,12 +137,14 @@ def _look_up(name: str) -> list[str]:
 def _connect(addresses: list[str], port: int, kind: str) -> _socket.socket:
     """To the first that answers. Raises what the last of them said."""
     last: OSError = OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH))
+    end, left = time.monotonic() + _CONNECT_TIMEOUT, min(len(addresses), _MOST_ADDRESSES)
     flavour = _socket.SOCK_DGRAM if kind == "udp" else _socket.SOCK_STREAM
-    for address in addresses:
+    for address in addresses[:left]:
         family = _socket.AF_INET6 if ":" in address else _socket.AF_INET
         sock = _socket.socket(family, flavour | _socket.SOCK_CLOEXEC)
         try:
-            sock.settimeout(_CONNECT_TIMEOUT)
+            sock.settimeout(max(0.1, (end - time.monotonic()) / left))
+            left -= 1
             sock.connect((address, port))
             sock.setblocking(False)
         except OSError as error:

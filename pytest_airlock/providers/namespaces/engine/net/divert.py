@@ -22,7 +22,9 @@ __all__ = ["EVERY", "install", "new_listener", "twisted"]
 
 #: The port of the listener for every port.
 EVERY = 1
-_TWIST = 0x8000
+#: So that the ports of most services come to lie above those that the kernel gives to clients (ip_local_port_range): one of
+#: them would be in the way of a listener at every address.
+_TWIST = 0xF000
 
 _NETLINK_NETFILTER, _SUBSYSTEM = 12, 10 << 8
 _BATCH_BEGIN, _BATCH_END, _NEWTABLE, _NEWCHAIN, _NEWRULE = 0x10, 0x11, 0, 3, 6
@@ -41,7 +43,7 @@ _NAME = b"airlock\0"
 
 def twisted(port: int) -> int:
     """The port at which is listened for what is sent to `port`."""
-    return port ^ _TWIST
+    return port ^ _TWIST or port  # tproxy takes 0 for the port as it is
 
 
 def _number(value: int) -> bytes:

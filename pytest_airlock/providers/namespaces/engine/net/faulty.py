@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from .loop import Loop
+from .loop import Loop, Timer
 from .policy import Fault
 from .relay import reset
 
@@ -20,14 +20,21 @@ __all__ = ["FaultyRelay"]
 _PIECE = 16 << 10
 #: Bytes of each direction that are on their way; the sender waits for room.
 _ON_THE_WAY = 256 << 10
+#: Of all connections together; beyond it each direction takes one piece at a time.
+_ALL_ON_THE_WAY = 64 << 20
+_PIECE_COSTS = 256  # bytes of memory of a piece, however small
 _SIOCOUTQ = 0x5411
 _TICK = 0.01  # seconds that a slow way is made of
+_LONGEST_TICK = 1.0
 
 
 class _Direction:
     """From `source` to `target`: what was read at one moment is written no earlier than `latency` later, and no faster than
     `bandwidth`.
     """
+
+    #: Bytes of all directions there are.
+    everything = 0
 
     def __init__(self, source: _socket.socket, target: _socket.socket, fault: Fault) -> None:
         self.source, self.target, self._fault = source, target, fault
@@ -39,7 +46,17 @@ class _Direction:
 
     @property
     def reads(self) -> bool:
-        return not self.ended and self._size < _ON_THE_WAY
+        limit = _ON_THE_WAY if _Direction.everything < _ALL_ON_THE_WAY else 1
+        return not self.ended and self._size < limit
+
+    def _count(self, size: int) -> None:
+        self._size += size
+        _Direction.everything += size
+
+    def drop(self) -> None:
+        """What is under way never arrives."""
+        self._pieces.clear()
+        self._count(-self._size)
 
     @property
     def due(self) -> float | None:
@@ -56,7 +73,7 @@ class _Direction:
             self.ended = not data
             if data:
                 self._pieces.append((now + self._fault.latency, data))
-                self._size += len(data)
+                self._count(len(data) + _PIECE_COSTS)
 
     def give(self, now: float, most: int | None) -> bool:
         """Write what is due, of `most` bytes in all; whether the target has no room. Raises OSError if it is broken."""
@@ -70,13 +87,14 @@ class _Direction:
             except BlockingIOError:
                 return True
             self.given += count
-            self._size -= count
+            self._count(-count)
             if self._fault.bandwidth:
                 self._free = max(self._free, now - _TICK) + count / self._fault.bandwidth
             if count < len(data):
                 self._pieces[0] = when, data[count:]
             else:
                 self._pieces.popleft()
+                self._count(-_PIECE_COSTS)
         if self.ended and not self._pieces and not self.told:
             self.told = True
             self.target.shutdown(_socket.SHUT_WR)
@@ -104,7 +122,9 @@ class FaultyRelay:
         self._up, self._down = _Direction(inner, outer, fault), _Direction(outer, inner, fault)
         limits = [size for size in (fault.reset_after, fault.cut_after) if size is not None]
         self._most = min(limits) if limits else None
-        self._due = 0.0  # the earliest call that was asked for
+        self._timer: Timer | None = None
+        self._due = 0.0  # when it is
+        self._tick = _TICK
         self.open = True
         for sock in (inner, outer):
             loop.add(sock, self._carry)
@@ -139,7 +159,9 @@ class FaultyRelay:
             if _unread(inner):
                 for way in (self._up, self._down):
                     self._loop.change(way.source, 0)
-                self._loop.later(_TICK, self._carry)
+                # It may never read: then it is looked at less and less often.
+                self._call_at(time.monotonic() + self._tick)
+                self._tick = min(2 * self._tick, _LONGEST_TICK)
                 return
             self.abort()
         else:
@@ -152,9 +174,16 @@ class FaultyRelay:
         dues = [
             way.due for way, full in ((self._up, full_up), (self._down, full_down)) if way.due is not None and not full
         ]
-        if dues and (self._due <= now or min(dues) < self._due):
-            self._due = max(min(dues), now)
-            self._loop.later(max(0.0, self._due - now), self._carry)
+        if dues:
+            self._call_at(min(dues))
+
+    def _call_at(self, due: float) -> None:
+        if self._timer is not None and self._timer.call is not None:
+            if self._due <= due:
+                return
+            self._timer.cancel()
+        self._due = due
+        self._timer = self._loop.later(max(0.0, due - time.monotonic()), self._carry)
 
     def abort(self) -> None:
         """Both ends see a reset, at once."""
@@ -163,7 +192,10 @@ class FaultyRelay:
 
     def _close(self, close: Callable[[_socket.socket], None]) -> None:
         self.open = False
+        if self._timer is not None:
+            self._timer.cancel()
         for way in (self._up, self._down):
+            way.drop()
             self._loop.remove(way.source)
             close(way.source)
         self._over(self)

@@ -11,24 +11,25 @@ import errno
 import os
 import select
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
-from . import divert, dns
+from . import divert, dns, pings
 from .datagrams import Datagrams
 from .hopper import Maker
 from .loop import Loop
 from .netlink import RESOLVER
-from .outside import Outside
+from .outside import Lane, Outside
 from .passage import Passage
 from .policy import ANY_PORT, EVERYWHERE, LOCKED, NO_FAULT, Fault, Policy
 from .recorder import TCP, UDP, Heard
+from .relay import reset
 
 __all__ = ["Gate"]
 
 #: Of one life: names with an address, listeners, connections at a time, questions that wait for their answer.
 _MOST_NAMES, _MOST_LISTENERS, _MOST_PASSAGES, _MOST_QUESTIONS = 1024, 4096, 256, 256
-_BACKLOG = 128
+_BACKLOG = 1024  # who finds it full tries again a second later
 _FIRST = int.from_bytes(_socket.inet_aton("198.18.1.0"), "big")
 _ODD = frozenset("\\*")
 
@@ -46,14 +47,14 @@ class Gate:
     """Closed until a policy is set. `maker` makes sockets in this network."""
 
     def __init__(self, loop: Loop, outside: Outside, maker: Maker) -> None:
-        self._loop, self._outside, self._maker = loop, outside, maker
+        self._loop, self._outside, self._maker = loop, Lane(outside), maker
         self.policy = LOCKED
         self._twist = False
         self._addresses: dict[str, str] = {}
         self._hosts: dict[str, str] = {}
         self._listeners: dict[_Place, tuple[_socket.socket, bool]] = {}
         self._passages: set[Passage] = set()
-        self._paused: list[_socket.socket] = []
+        self._paused: set[_socket.socket] = set()
         self._datagrams: list[Datagrams] = []
         self._questions = 0
 
@@ -71,7 +72,6 @@ class Gate:
             self._sync()
             self._sync_datagrams()
         except OSError:
-            self.policy = LOCKED
             self.close()
             raise
 
@@ -126,6 +126,9 @@ class Gate:
             self._found(asked, 0, tell)
 
     def _found(self, asked: dns.Question, code: int, tell: Tell) -> None:
+        if not self.policy.knows(asked.name):
+            tell(dns.NO_SUCH_NAME, "")  # there is another policy by now, or the life is over
+            return
         if code:
             tell(dns.NO_SUCH_NAME if code in (errno.ENXIO, errno.EACCES, errno.EINVAL) else dns.SERVER_FAILURE, "")
             return
@@ -144,29 +147,28 @@ class Gate:
         if len(self._addresses) >= _MOST_NAMES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         address = _socket.inet_ntoa((_FIRST + len(self._addresses)).to_bytes(4, "big"))
+        self._open(self._places({name: address}))
         self._addresses[name], self._hosts[address] = address, name
-        try:
-            self._sync()
-        except OSError:
-            del self._addresses[name], self._hosts[address]
-            raise
         return address
 
     # ------------------------------------------------------------------ listeners
 
-    def _places(self) -> Iterator[tuple[_Place, Fault]]:
-        """All that the policy names; of more than one for a place the first counts."""
+    def _places(self, names: dict[str, str]) -> dict[_Place, Fault]:
+        """All that the policy names, of names these; of more than one for a place the first counts."""
+        wanted: dict[_Place, Fault] = {}
         for end, fault in self.policy.ends():
             port = self._port(end.port)
             if end.kind == "network":
-                yield _Place(end.family, end.single or EVERYWHERE[end.family], port), fault
-            else:
-                for name, address in self._addresses.items():
-                    if end.names(name):
-                        yield _Place(_socket.AF_INET, address, port), fault
+                if not (end.single and pings.is_inside(end.single)):
+                    wanted.setdefault(_Place(end.family, end.single or EVERYWHERE[end.family], port), fault)
+                continue
+            for name, address in names.items():
+                if end.names(name):
+                    wanted.setdefault(_Place(_socket.AF_INET, address, port), fault)
         if self.policy.mode == "open":
             for family, address in EVERYWHERE.items():
-                yield _Place(family, address, divert.EVERY), NO_FAULT
+                wanted.setdefault(_Place(family, address, divert.EVERY), NO_FAULT)
+        return {place: fault for place, fault in wanted.items() if fault.connect != "refuse"}
 
     def _port(self, port: int) -> int:
         if port == ANY_PORT:
@@ -174,19 +176,20 @@ class Gate:
         return divert.twisted(port) if self._twist else port
 
     def _sync(self) -> None:
-        wanted: dict[_Place, Fault] = {}
-        for place, fault in self._places():
-            wanted.setdefault(place, fault)
-        wanted = {place: fault for place, fault in wanted.items() if fault.connect != "refuse"}
+        wanted = self._places(self._addresses)
         for place, (listener, hole) in list(self._listeners.items()):
             if place not in wanted or hole != (wanted[place].connect == "black_hole"):
                 del self._listeners[place]
                 self._shut(listener)
-        if len(wanted) > _MOST_LISTENERS:
+        self._open(wanted)
+
+    def _open(self, wanted: dict[_Place, Fault]) -> None:
+        """Listen there, too. Raises OSError."""
+        new = [place for place in wanted if place not in self._listeners]
+        if len(self._listeners) + len(new) > _MOST_LISTENERS:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        for place, fault in wanted.items():
-            if place not in self._listeners:
-                self._listen(place, hole=fault.connect == "black_hole")
+        for place in new:
+            self._listen(place, hole=wanted[place].connect == "black_hole")
 
     def _sync_datagrams(self) -> None:
         """Those of an open network pass; a new policy ends what passed under the old one."""
@@ -213,8 +216,7 @@ class Gate:
         self._loop.add(listener, lambda: self._accept(listener))
 
     def _shut(self, listener: _socket.socket) -> None:
-        if listener in self._paused:
-            self._paused.remove(listener)
+        self._paused.discard(listener)
         self._loop.close(listener)
 
     # ------------------------------------------------------------------ connections
@@ -223,12 +225,15 @@ class Gate:
         if len(self._passages) >= _MOST_PASSAGES:
             # Whoever else comes waits in the kernel's queue.
             self._loop.change(listener, 0)
-            self._paused.append(listener)
+            self._paused.add(listener)
             return
         inner = self._loop.accept(listener)
         if inner is None:
             return
         address, port = inner.getsockname()[:2]
+        if pings.is_inside(address):
+            reset(inner)  # where nothing is diverted a listener at every address is at those, too
+            return
         passage = Passage(self._loop, self._outside, inner, (self._hosts.get(address, ""), address, port), self._over)
         self._passages.add(passage)
         passage.begin(self.policy)
@@ -241,6 +246,8 @@ class Gate:
 
     def close(self) -> None:
         """Nothing leads anywhere any more, and what is connected sees a reset."""
+        self.policy = LOCKED
+        self._outside.close()
         for listener, _ in self._listeners.values():
             self._shut(listener)
         self._listeners.clear()

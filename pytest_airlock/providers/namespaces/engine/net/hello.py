@@ -8,6 +8,11 @@ __all__ = ["LONGEST", "Incomplete", "is_tls", "server_name"]
 LONGEST = 18_000
 _HANDSHAKE, _CLIENT_HELLO = 22, 1
 _SERVER_NAME, _HOST_NAME = 0, 0
+#: A ClientHello of the form of version 2.0, which servers still take from clients that can do 3.1 = TLS 1.0 (RFC 5246, E.2). It
+#: has no name.
+_OLD, _OLD_START, _MAJOR = 0x80, 4, 3
+#: Records at most: with each all is read again from the start.
+_RECORDS = 32
 _RECORD_HEADER, _MESSAGE_HEADER = 5, 4
 _LONGEST_RECORD = 1 << 14
 _BEFORE_SESSION = 2 + 32  # version and random
@@ -22,8 +27,12 @@ class Incomplete(Exception):
 
 
 def is_tls(data: bytes) -> bool:
-    """Whether a connection that begins so is one of TLS. `data` is not empty."""
-    return data[0] == _HANDSHAKE
+    """Whether a connection that begins so is one of TLS. `data` is not empty. Raises Incomplete."""
+    if not data[0] & _OLD:
+        return data[0] == _HANDSHAKE
+    if len(data) < _OLD_START:
+        raise Incomplete(_OLD_START)
+    return data[2] == _CLIENT_HELLO and data[3] == _MAJOR
 
 
 def server_name(data: bytes) -> str:
@@ -35,13 +44,13 @@ def server_name(data: bytes) -> str:
     message.block(1)  # compression methods
     if not message.left:
         return ""
-    extensions = _Reader(message.block(2))
+    extensions = _Reader(message.last_block(2))
     found = ""
     while extensions.left:
         kind, body = extensions.number(2), extensions.block(2)
         if kind != _SERVER_NAME:
             continue
-        names = _Reader(_Reader(body).block(2))
+        names = _Reader(_Reader(body).last_block(2))
         while names.left:
             name_kind, name = names.number(1), names.block(2)
             if name_kind != _HOST_NAME or found:
@@ -55,7 +64,7 @@ def server_name(data: bytes) -> str:
 def _message(data: bytes) -> bytes:
     """The body of the ClientHello, which may be spread over records."""
     body, at = b"", 0
-    while True:
+    for _ in range(_RECORDS):
         if len(data) < at + _RECORD_HEADER:
             raise Incomplete(at + _RECORD_HEADER)
         length = data[at + 3] << 8 | data[at + 4]
@@ -73,6 +82,7 @@ def _message(data: bytes) -> bytes:
             raise ValueError("no ClientHello")
         if len(body) >= _MESSAGE_HEADER + size:
             return body[_MESSAGE_HEADER : _MESSAGE_HEADER + size]
+    raise ValueError("in too many pieces")
 
 
 class _Reader:
@@ -97,3 +107,10 @@ class _Reader:
     def block(self, size: int) -> bytes:
         """What follows its own length of `size` bytes."""
         return self.take(self.number(size))
+
+    def last_block(self, size: int) -> bytes:
+        """What follows its own length, and behind which nothing is."""
+        found = self.block(size)
+        if self.left:
+            raise ValueError("there is more than it says")
+        return found

@@ -28,6 +28,7 @@ _TRANSPARENT, _DEAF = 1, 2
 _REFUSED = struct.Struct("=i")
 _SIOCGSKNS = 0x894C  # socket(7) has no word for it: the network name space of a socket, linux/sockios.h
 _PATIENCE = 5.0
+_GONE = (errno.EPIPE, errno.ECONNRESET)
 _MADE = b"s"
 
 
@@ -41,8 +42,12 @@ class Hopper:
 
     def ask(self, neighbour: _socket.socket, what: int, *words: int) -> _socket.socket | None:
         """Have something done in the network that `neighbour` is in. Raises OSError; `usable` says if it can be asked again."""
-        self.usable = False
-        protocol.send(self._sock, _WANTED.pack(what, *words), (neighbour.fileno(),))
+        try:
+            protocol.send(self._sock, _WANTED.pack(what, *words), (neighbour.fileno(),))
+        except OSError as error:
+            self.usable = error.errno not in _GONE
+            raise
+        self.usable = False  # until it has answered: else the next answer would be this one's
         data, fds = protocol.receive(self._sock)
         if data is None:
             raise OSError(errno.EPIPE, os.strerror(errno.EPIPE))
@@ -107,7 +112,7 @@ def _serve(sock: _socket.socket) -> None:
         if data is None:
             return
         try:
-            made = _make(fds[0], home, *_WANTED.unpack(data))
+            made = _make(fds[0], home, data)
         except OSError as error:
             protocol.send(sock, _REFUSED.pack(error.errno or errno.EIO))
         else:
@@ -119,8 +124,8 @@ def _serve(sock: _socket.socket) -> None:
                 os.close(fd)
 
 
-def _make(neighbour: int, home: int, what: int, *words: int) -> _socket.socket | None:
-    family, kind, number = words
+def _make(neighbour: int, home: int, wanted: bytes) -> _socket.socket | None:
+    what, family, kind, number = _WANTED.unpack(wanted)
     network = fcntl.ioctl(neighbour, _SIOCGSKNS)
     try:
         syscalls.setns(network, syscalls.CLONE_NEWNET)

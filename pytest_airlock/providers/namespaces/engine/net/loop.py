@@ -9,11 +9,11 @@ import os
 import select
 import sys
 import time
-from _heapq import heappop, heappush
+from _heapq import heapify, heappop, heappush
 from _queue import Empty, SimpleQueue
 from collections.abc import Callable, Sequence
 
-__all__ = ["Loop"]
+__all__ = ["Loop", "Timer"]
 
 #: What accept(2) says when there is no room.
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -21,6 +21,25 @@ _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # To close what hears packets waits some 10 ms until all processors have noticed (synchronize_net of the kernel); many threads
 # that wait at once wait no longer than one. In the end there is one for each.
 _CLOSERS, _CLOSERS_IN_THE_END = 4, 128
+_BREATH = 0.1  # seconds after which there may be room again
+#: Timers that were cancelled are thrown away when there are more of them than of others, and than this.
+_FEW = 64
+
+
+class Timer:
+    """A call that is still to come, as long as `call` is not None."""
+
+    __slots__ = ("_loop", "call")
+
+    def __init__(self, loop: Loop, call: Callable[[], None]) -> None:
+        self._loop = loop
+        self.call: Callable[[], None] | None = call
+
+    def cancel(self) -> None:
+        """Nothing is called any more, nor held; it was called already is no error."""
+        if self.call is not None:
+            self.call = None
+            self._loop.cancelled()
 
 
 class Loop:
@@ -33,18 +52,28 @@ class Loop:
         self._vital: set[int] = set()
         self._closing: SimpleQueue[int] = SimpleQueue()
         self._closers = 0
-        self._later: list[tuple[float, int, Callable[[], None]]] = []
-        self._count = 0
+        self._later: list[tuple[float, int, Timer]] = []
+        self._count = self._cancelled = 0
 
     @staticmethod
     def now() -> float:
         """Seconds, of a clock that only goes on."""
         return time.monotonic()
 
-    def later(self, seconds: float, call: Callable[[], None]) -> None:
+    def later(self, seconds: float, call: Callable[[], None]) -> Timer:
         """Call it once, then; at the earliest in the next turn."""
         self._count += 1
-        heappush(self._later, (time.monotonic() + seconds, self._count, call))
+        timer = Timer(self, call)
+        heappush(self._later, (time.monotonic() + seconds, self._count, timer))
+        return timer
+
+    def cancelled(self) -> None:
+        """A timer was: without this those of connections that are over would pile up until they are due."""
+        self._cancelled += 1
+        if self._cancelled > max(_FEW, len(self._later) // 2):
+            self._later = [each for each in self._later if each[2].call is not None]
+            heapify(self._later)
+            self._cancelled = 0
 
     def add(self, sock: _socket.socket, call: Callable[[], None]) -> None:
         self.watch(sock.fileno(), call)
@@ -80,18 +109,24 @@ class Loop:
             del self._events[fd]
 
     def accept(self, listener: _socket.socket) -> _socket.socket | None:
-        """Who waits there, not blocking; None if it is gone. Where there is no room for it `listener` is not called for any
-        more until it is changed back: whoever waits still waits, and would be announced again at once.
+        """Who waits there, not blocking; None if it is gone. Where there is no room for it `listener` is not called for a
+        while: whoever waits still waits, and would be announced again at once.
         """
         try:
             fd, _ = listener._accept()  # type: ignore[attr-defined]  # of the C class: socket.py is not loaded
         except OSError as error:
             if error.errno in _SHORT:
                 self.change(listener, 0)
+                call = self._calls[listener.fileno()]
+                self.later(_BREATH, lambda: self._go_on(listener, call))
             return None
         sock = _socket.socket(fileno=fd)
         sock.setblocking(False)
         return sock
+
+    def _go_on(self, listener: _socket.socket, call: Callable[[], None]) -> None:
+        if self._calls.get(listener.fileno()) is call:
+            self.change(listener, select.EPOLLIN)
 
     def close(self, sock: _socket.socket) -> None:
         self.remove(sock)
@@ -164,7 +199,11 @@ class Loop:
     def _call_due(self) -> None:
         now, last = time.monotonic(), self._count
         while self._later and self._later[0][0] <= now and self._later[0][1] <= last:
-            _, _, call = heappop(self._later)
+            _, _, timer = heappop(self._later)
+            call, timer.call = timer.call, None
+            if call is None:
+                self._cancelled -= 1
+                continue
             try:
                 call()
             except Exception:  # noqa: BLE001 - as above

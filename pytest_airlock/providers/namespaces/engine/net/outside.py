@@ -1,33 +1,46 @@
-"""The network process' end of the channel to the dialler: questions with a number, and who waits for the answers."""
+"""The network process' end of the channel to the dialler: questions with a number, and who waits for the answers.
+
+Some answers take minutes: of a name server that says nothing, of an address where nobody is. So each life has a lane of its own, of
+which only so many questions are under way at a time, and what one life asks holds up no other.
+"""
 
 from __future__ import annotations
 
 import _socket
+import array
 import errno
+import json
 import os
 import sys
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import protocol
 from .loop import Loop
 from .policy import End, Way
 
-__all__ = ["Outside"]
+__all__ = ["Lane", "Outside"]
 
-#: Questions to it that are open at one time, of all sandboxes.
-_MOST = 2048
+#: Of one life: questions that are under way, and those that wait for that.
+_UNDER_WAY, _WAITING = 32, 512
+_LONGEST = 4096
 
 Dialled = Callable[[int, "_socket.socket | None"], None]
+
+
+class _Asked(NamedTuple):
+    request: dict[str, Any]
+    done: Dialled
 
 
 class Outside:
     """Without a dialler, and if it dies, all that is asked fails with ENOTCONN."""
 
     def __init__(self, loop: Loop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._channel: _socket.socket | None = None
-        self._waiting: dict[int, Dialled] = {}
+        self._asked: dict[int, tuple[Lane, Dialled]] = {}
         self._number = 0
 
     @property
@@ -39,65 +52,115 @@ class Outside:
         self._give_up()
         channel.setblocking(False)
         self._channel = channel
-        self._loop.add(channel, self._take)
+        self.loop.add(channel, self._take)
 
-    def dial(self, way: Way, listed: list[End], done: Dialled, kind: str = "tcp") -> None:
-        """`done` gets (0, the connection) or (errno, None), never before this returns; `kind` is "tcp" or "udp"."""
-        self._ask(kind, way.host, way.port, listed, done, exact=way.exact, trusted=way.trusted)
-
-    def look_up(self, name: str, listed: list[End], done: Callable[[int], None]) -> None:
-        """`done` gets 0 if the name leads to an address that may be dialled."""
-        self._ask("name", name, 0, listed, lambda code, _: done(code), exact=False, trusted=False)
-
-    def _ask(self, kind: str, host: str, port: int, listed: list[End], done: Dialled, **words: bool) -> None:
+    def send(self, lane: Lane, asked: _Asked) -> None:
+        """Raises OSError if it could not be asked."""
+        if self._channel is None:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
         self._number += 1
-        number = self._number
-        request = {"number": number, "kind": kind, "host": host, "port": port, "listed": listed, **words}
-        try:
-            if self._channel is None or len(self._waiting) >= _MOST:
-                raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-            protocol.send_json(self._channel, request)
-        except OSError as error:
-            code = error.errno or errno.EIO
-            self._loop.later(0, lambda: done(code, None))
-            return
-        self._waiting[number] = done
+        protocol.send_json(self._channel, {"number": self._number, **asked.request})
+        self._asked[self._number] = lane, asked.done
 
     def _take(self) -> None:
         if self._channel is None:
             return
+        made = None
         try:
-            answer, fds = protocol.receive_json(self._channel)
+            data, rights, _, _ = self._channel.recvmsg(_LONGEST, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
+            for level, kind, body in rights:
+                if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
+                    made = _socket.socket(fileno=array.array("i", body)[0])
+            answer = json.loads(data[1:])
+            number, code = int(answer["number"]), int(answer["error"])
         except BlockingIOError:
             return
-        except OSError:
-            # No descriptor was left for a connection: nobody knows whose it was.
-            answer, fds = None, []
-        if answer is None:
+        except Exception as error:  # noqa: BLE001 - it is at its end, or does not know what it says any more
+            if not isinstance(error, (OSError, json.JSONDecodeError)):
+                sys.excepthook(*sys.exc_info())
+            _close(made)
             self._give_up()
             return
-        sockets = [_socket.socket(fileno=fd) for fd in fds]
-        done = self._waiting.pop(answer["number"], None)
-        made = sockets.pop() if sockets and done is not None else None
-        for sock in sockets:
-            sock.close()
-        if done is not None:
-            _call(done, answer["error"], made)
+        lane, done = self._asked.pop(number, (None, None))
+        if lane is None or done is None:
+            _close(made)
+            return
+        _call(done, code, made)
+        lane.answered()
 
     def _give_up(self) -> None:
         if self._channel is not None:
-            self._loop.close(self._channel)
+            self.loop.close(self._channel)
             self._channel = None
-        waiting, self._waiting = self._waiting, {}
-        for done in waiting.values():
+        asked, self._asked = self._asked, {}
+        for lane, done in asked.values():
             _call(done, errno.ENOTCONN, None)
+            lane.answered()
 
 
-def _call(done: Dialled, code: int, made: Any) -> None:
+class Lane:
+    """The questions of one life."""
+
+    def __init__(self, outside: Outside) -> None:
+        self._outside = outside
+        self._waiting: deque[_Asked] = deque()
+        self._under_way = 0
+
+    def dial(self, way: Way, listed: list[End], done: Dialled, kind: str = "tcp") -> None:
+        """`done` gets (0, the connection) or (errno, None), never before this returns; `kind` is "tcp" or "udp"."""
+        request = {"kind": kind, "host": way.host, "port": way.port, "exact": way.exact, "trusted": way.trusted}
+
+        def connected(code: int, made: _socket.socket | None) -> None:
+            # 0 without a connection: no descriptor was left for it.
+            done(code or (0 if made is not None else errno.EMFILE), made)
+
+        self._ask({**request, "listed": listed}, connected)
+
+    def look_up(self, name: str, listed: list[End], done: Callable[[int], None]) -> None:
+        """`done` gets 0 if the name leads to an address that may be dialled."""
+        request = {"kind": "name", "host": name, "port": 0, "exact": False, "trusted": False, "listed": listed}
+        self._ask(request, lambda code, _: done(code))
+
+    def _ask(self, request: dict[str, Any], done: Dialled) -> None:
+        if len(self._waiting) >= _WAITING:
+            self._fail(done, errno.EAGAIN)
+            return
+        self._waiting.append(_Asked(request, done))
+        self._go_on()
+
+    def _go_on(self) -> None:
+        while self._waiting and self._under_way < _UNDER_WAY:
+            asked = self._waiting.popleft()
+            try:
+                self._outside.send(self, asked)
+            except OSError as error:
+                self._fail(asked.done, error.errno or errno.EIO)
+            else:
+                self._under_way += 1
+
+    def _fail(self, done: Dialled, code: int) -> None:
+        self._outside.loop.later(0, lambda: done(code, None))
+
+    def answered(self) -> None:
+        """One that was under way is not any more."""
+        self._under_way -= 1
+        self._go_on()
+
+    def close(self) -> None:
+        """Nothing is reached any more: what waits is not asked."""
+        while self._waiting:
+            self._fail(self._waiting.popleft().done, errno.ECANCELED)
+
+
+def _close(sock: _socket.socket | None) -> None:
+    if sock is not None:
+        sock.close()
+
+
+def _call(done: Dialled, code: int, made: _socket.socket | None) -> None:
     """What fails is the matter of one connection."""
     try:
         done(code, made)
     except Exception:  # noqa: BLE001 - and must not be that of all
         sys.excepthook(*sys.exc_info())
-        if made is not None:
-            made.close()
+        _close(made)

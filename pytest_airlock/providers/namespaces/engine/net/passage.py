@@ -8,8 +8,8 @@ from typing import Protocol
 
 from . import hello
 from .faulty import FaultyRelay
-from .loop import Loop
-from .outside import Outside
+from .loop import Loop, Timer
+from .outside import Lane
 from .policy import Policy, Way
 from .relay import Relay, reset
 
@@ -33,7 +33,7 @@ class Passage:
     def __init__(
         self,
         loop: Loop,
-        outside: Outside,
+        outside: Lane,
         inner: _socket.socket,
         target: tuple[str, str, int],
         over: Callable[[Passage], None],
@@ -44,6 +44,8 @@ class Passage:
         self._carrier: _Carrier | None = None
         self._way: Way | None = None
         self._ended = False
+        self._awaited = 0  # bytes of its first message that must come before it is looked at again
+        self._patience: Timer | None = None
 
     def begin(self, policy: Policy) -> None:
         """Dial, if the policy knows a way."""
@@ -74,42 +76,42 @@ class Passage:
         inner = self._inner
         self._loop.add(inner, lambda: self._look(inner, outer))
         self._loop.add(outer, lambda: self._carry(inner, outer))
-        self._loop.later(_PATIENCE, self._waited)
 
     def _look(self, inner: _socket.socket, outer: _socket.socket) -> None:
         """At what the program says first, without taking it: what is carried later is what was seen."""
+        data = b""
         try:
             data = inner.recv(hello.LONGEST, _socket.MSG_PEEK)
-            if not data or not hello.is_tls(data):
-                self._carry(inner, outer)
-                return
-            # From here on the server's silence is none of its choice.
-            self._loop.remove(outer)
-            name = hello.server_name(data)
+            tls = bool(data) and hello.is_tls(data)
+            name = hello.server_name(data) if tls else ""
         except hello.Incomplete as more:
-            if more.size > hello.LONGEST or len(data) >= hello.LONGEST:
-                self.abort()
-            else:
-                # Else it would be called at once again, as long as nothing more comes.
-                inner.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVLOWAT, more.size)
+            self._await(inner, outer, len(data), more.size)
             return
         except (ValueError, OSError):
             self.abort()
             return
-        if name != self._target[0]:
+        if tls and name != self._target[0]:
+            self.abort()
+        else:
+            inner.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVLOWAT, 1)
+            self._carry(inner, outer)
+
+    def _await(self, inner: _socket.socket, outer: _socket.socket, size: int, wanted: int) -> None:
+        """More of the first message. It was announced that all was there for which was waited: if it is not, then no more
+        comes, or there is urgent data in it, behind which one cannot look; and it would be announced for ever.
+        """
+        if size < self._awaited or wanted > hello.LONGEST:
             self.abort()
             return
-        inner.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVLOWAT, 1)
-        self._carry(inner, outer)
-
-    def _waited(self) -> None:
-        if self._carrier is None and not self._ended and self._outer is not None:
-            sock = self._inner
-            # A program that has said nothing at all may be waiting for the server.
-            if sock is not None and sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_RCVLOWAT) > 1:
-                self.abort()
+        if not self._awaited:
+            # From here on the server's silence is none of its choice.
+            self._loop.remove(outer)
+            self._patience = self._loop.later(_PATIENCE, self.abort)
+        self._awaited = wanted
+        inner.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVLOWAT, wanted)
 
     def _carry(self, inner: _socket.socket, outer: _socket.socket) -> None:
+        self._hurry_no_more()
         for sock in (inner, outer):
             self._loop.remove(sock)
         self._inner = self._outer = None
@@ -129,6 +131,10 @@ class Passage:
         if not carrier.open:
             self._end()
 
+    def _hurry_no_more(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+
     def _done(self, _: object) -> None:
         self._end()
 
@@ -141,6 +147,7 @@ class Passage:
         """The program sees a reset, at once."""
         if self._ended:
             return
+        self._hurry_no_more()
         if self._carrier is not None:
             self._carrier.abort()
             return

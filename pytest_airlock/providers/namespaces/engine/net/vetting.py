@@ -21,6 +21,8 @@ _SPECIAL_4 = (
 )  # fmt: skip
 #: What is left of IPv6 is its global unicast, 2000::/3, less these.
 _GLOBAL_6 = ("2000::", 3)
+#: Addresses of IPv4 in the clothes of IPv6: the kernel connects to those, so even who lists ::/0 does not mean them.
+_MAPPED = ("::ffff:0:0", 96)
 _SPECIAL_6 = (("2001::", 23), ("2001:db8::", 32), ("2002::", 16), ("3fff::", 20))
 
 
@@ -29,13 +31,17 @@ def _ends(family: int, networks: tuple[tuple[str, int], ...]) -> tuple[End, ...]
 
 
 _BAD_4, _BAD_6 = _ends(_socket.AF_INET, _SPECIAL_4), _ends(_socket.AF_INET6, _SPECIAL_6)
-(_GOOD_6,) = _ends(_socket.AF_INET6, (_GLOBAL_6,))
+_GOOD_6, _MAPPED_6 = _ends(_socket.AF_INET6, (_GLOBAL_6, _MAPPED))
+#: Nobody's (RFC 5737, RFC 3849).
+_NOBODYS = {_socket.AF_INET: "192.0.2.1", _socket.AF_INET6: "2001:db8::1"}
 
 
 def refusal(address: str, listed: list[End]) -> int:
     """0 if an address may be dialled, else the errno that says why not. `listed` are those that were named as such."""
     family = _socket.AF_INET6 if ":" in address else _socket.AF_INET
     packed = _socket.inet_pton(family, address)
+    if family == _socket.AF_INET6 and _MAPPED_6.holds(packed):
+        return errno.EACCES
     if any(end.holds(packed) for end in listed):
         return 0
     if family == _socket.AF_INET:
@@ -48,7 +54,15 @@ def refusal(address: str, listed: list[End]) -> int:
 
 
 def _is_ours(family: int, address: str) -> bool:
-    """Whether this host has the address: then, and only then, a socket can be bound to it (bind(2))."""
+    """Whether this host has the address: then a socket can be bound to it (bind(2)); and only then, but where
+    ip_nonlocal_bind is set (ip(7)).
+    """
+    if not _can_be_bound(family, address):
+        return False
+    return not _can_be_bound(family, _NOBODYS[family]) or _source(family, address) == address
+
+
+def _can_be_bound(family: int, address: str) -> bool:
     probe = _socket.socket(family, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
     try:
         probe.bind((address, 0))
@@ -56,5 +70,17 @@ def _is_ours(family: int, address: str) -> bool:
         return False
     else:
         return True
+    finally:
+        probe.close()
+
+
+def _source(family: int, address: str) -> str:
+    """The address from which one gets there: of one's own it is that one. Nothing is sent."""
+    probe = _socket.socket(family, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    try:
+        probe.connect((address, 9))
+        return str(probe.getsockname()[0])
+    except OSError:
+        return ""
     finally:
         probe.close()
