@@ -108,7 +108,7 @@ class Gate:
             self._questions -= 1
             tell(code, address)
 
-        look_up = route is None or route.to is None
+        look_up = route is None or not route.alone
         if fault.dns_delay:
             self._loop.later(fault.dns_delay, lambda: self._answer(asked, fault, answered, look_up=look_up))
         else:
