@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 __all__ = ["LONGEST", "Incomplete", "is_tls", "server_name"]
 
 #: Bytes of a first message at most, with what frames it; browsers' with post-quantum keys have some 2,000.
@@ -13,6 +15,29 @@ _LONGEST_RECORD = 1 << 14
 _BEFORE_SESSION = 2 + 32  # version and random
 
 
+class _Start(NamedTuple):
+    """How a connection can begin beside: what may be the first byte, and bytes with their places."""
+
+    first: range
+    others: dict[int, int]
+
+    @property
+    def size(self) -> int:
+        return max(self.others) + 1
+
+    def begins(self, data: bytes) -> bool:
+        """Whether it may be that, as far as `data` goes."""
+        return data[0] in self.first and all(data[at] == byte for at, byte in self.others.items() if at < len(data))
+
+
+#: Records of other types, which servers may step over, and the ClientHello in the form of SSL 2, which has no name in it and
+#: is understood to this day (RFC 5246, E.2): bytes 2 to 4 are its type and the version.
+_OTHER_STARTS = (
+    _Start(range(20, 25), {1: 3}),
+    _Start(range(128, 256), {2: _CLIENT_HELLO, 3: 3}),
+)
+
+
 class Incomplete(Exception):
     """More must come first: `size` bytes in all, at least."""
 
@@ -22,8 +47,13 @@ class Incomplete(Exception):
 
 
 def is_tls(data: bytes) -> bool:
-    """Whether a connection that begins so is one of TLS. `data` is not empty."""
-    return data[0] == _HANDSHAKE
+    """Whether a connection that begins so is one of TLS. `data` is not empty. Raises Incomplete."""
+    if data[0] == _HANDSHAKE:
+        return True
+    start = next((start for start in _OTHER_STARTS if start.begins(data)), None)
+    if start is not None and len(data) < start.size:
+        raise Incomplete(start.size)
+    return start is not None
 
 
 def server_name(data: bytes) -> str:
