@@ -80,6 +80,10 @@ class Passage:
         """At what the program says first, without taking it: what is carried later is what was seen."""
         try:
             data = inner.recv(hello.LONGEST, _socket.MSG_PEEK)
+            if len(data) < inner.getsockopt(_socket.SOL_SOCKET, _socket.SO_RCVLOWAT) > 1:
+                # It has ended, or there is a mark of urgent data before the rest: what there is would be announced without end.
+                self.abort()
+                return
             if not data or not hello.is_tls(data):
                 self._carry(inner, outer)
                 return
@@ -99,7 +103,6 @@ class Passage:
         if name != self._target[0]:
             self.abort()
             return
-        inner.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVLOWAT, 1)
         self._carry(inner, outer)
 
     def _waited(self) -> None:
@@ -112,6 +115,7 @@ class Passage:
     def _carry(self, inner: _socket.socket, outer: _socket.socket) -> None:
         for sock in (inner, outer):
             self._loop.remove(sock)
+        inner.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVLOWAT, 1)
         self._inner = self._outer = None
         fault = self._way.fault if self._way is not None else None
         try:
