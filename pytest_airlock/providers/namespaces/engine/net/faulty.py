@@ -20,6 +20,8 @@ __all__ = ["FaultyRelay"]
 _PIECE = 16 << 10
 #: Bytes of each direction that are on their way; the sender waits for room.
 _ON_THE_WAY = 256 << 10
+#: Whoever sends byte by byte waits for room, too: each piece takes a hundred more.
+_PIECES = 1024
 _SIOCOUTQ = 0x5411
 _TICK = 0.01  # seconds that a slow way is made of
 
@@ -39,7 +41,7 @@ class _Direction:
 
     @property
     def reads(self) -> bool:
-        return not self.ended and self._size < _ON_THE_WAY
+        return not self.ended and self._size < _ON_THE_WAY and len(self._pieces) < _PIECES
 
     @property
     def due(self) -> float | None:
