@@ -41,6 +41,8 @@ class Hopper:
 
     def ask(self, neighbour: _socket.socket, what: int, *words: int) -> _socket.socket | None:
         """Have something done in the network that `neighbour` is in. Raises OSError; `usable` says if it can be asked again."""
+        if neighbour.fileno() < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))  # that life is over, which is nothing wrong here
         self.usable = False
         protocol.send(self._sock, _WANTED.pack(what, *words), (neighbour.fileno(),))
         data, fds = protocol.receive(self._sock)
