@@ -22,3 +22,12 @@ ENDS_NOT_SEEN = weaken(
     "an end within a ClientHello not seen",
     Replace("if len(data) < inner.getsockopt(_socket.SOL_SOCKET, _socket.SO_RCVLOWAT) > 1:", "if False:"),
 )
+HOPPER_UNGUARDED = weaken(
+    "dead lives may ask for sockets",
+    Replace("if neighbour.fileno() < 0:", "if False:"),
+    Replace(
+        'Answers that are still to come find no listener."""\n        self.policy = LOCKED\n',
+        'Answers that are still to come find no listener."""\n',
+    ),
+)
+NO_SHARES = weaken("no share of the dialler for each", Replace("self._open < _MOST_OPEN", "True"))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from . import divert
 from .hopper import Maker
 from .loop import Loop
-from .outside import Outside
+from .outside import Share
 from .policy import EVERYWHERE, Policy, Way
 
 __all__ = ["Datagrams"]
@@ -35,7 +35,7 @@ class _Flow(NamedTuple):
 class Datagrams:
     """Made when a network is opened. `host` tells the name that an address stands for. Raises OSError."""
 
-    def __init__(self, loop: Loop, outside: Outside, maker: Maker, host: Callable[[str], str], family: int) -> None:
+    def __init__(self, loop: Loop, outside: Share, maker: Maker, host: Callable[[str], str], family: int) -> None:
         self._loop, self._outside, self._maker, self._host, self._family = loop, outside, maker, host, family
         self.policy: Policy | None = None
         self._pairs: dict[_Flow, _Pair] = {}

@@ -26,8 +26,8 @@ from .policy import End
 
 __all__ = ["main"]
 
-#: Connections that are being made at one time; more wait.
-_MOST = 64
+#: Connections that are being made at one time, some of each sandbox (outside.py); more wait.
+_MOST = 256
 _CONNECT_TIMEOUT = 30.0
 _STACK = 1 << 20
 _MEMORY = 1 << 30
@@ -61,8 +61,17 @@ class Dialler:
                 return
             self._waiting.put(request)
             if self._threads < _MOST:
-                _thread.start_new_thread(self._work, ())
-                self._threads += 1
+                self._begin_thread()
+
+    def _begin_thread(self) -> None:
+        try:
+            _thread.start_new_thread(self._work, ())
+        except RuntimeError:
+            if not self._threads:
+                raise
+            # This user has too many: the ones there are do it.
+        else:
+            self._threads += 1
 
     def _work(self) -> None:
         while True:

@@ -19,7 +19,7 @@ from .datagrams import Datagrams
 from .hopper import Maker
 from .loop import Loop
 from .netlink import RESOLVER
-from .outside import Outside
+from .outside import Share
 from .passage import Passage
 from .policy import ANY_PORT, EVERYWHERE, LOCKED, NO_FAULT, Fault, Policy
 from .recorder import TCP, UDP, Heard
@@ -45,7 +45,7 @@ class _Place(NamedTuple):
 class Gate:
     """Closed until a policy is set. `maker` makes sockets in this network."""
 
-    def __init__(self, loop: Loop, outside: Outside, maker: Maker) -> None:
+    def __init__(self, loop: Loop, outside: Share, maker: Maker) -> None:
         self._loop, self._outside, self._maker = loop, outside, maker
         self.policy = LOCKED
         self._twist = False
@@ -71,7 +71,6 @@ class Gate:
             self._sync()
             self._sync_datagrams()
         except OSError:
-            self.policy = LOCKED
             self.close()
             raise
 
@@ -227,6 +226,8 @@ class Gate:
             return
         inner = self._loop.accept(listener)
         if inner is None:
+            # Gone; or there is no descriptor for it, until a connection has ended.
+            self._paused.append(listener)
             return
         address, port = inner.getsockname()[:2]
         passage = Passage(self._loop, self._outside, inner, (self._hosts.get(address, ""), address, port), self._over)
@@ -240,7 +241,8 @@ class Gate:
         self._paused.clear()
 
     def close(self) -> None:
-        """Nothing leads anywhere any more, and what is connected sees a reset."""
+        """Nothing leads anywhere any more, and what is connected sees a reset. Answers that are still to come find no listener."""
+        self.policy = LOCKED
         for listener, _ in self._listeners.values():
             self._shut(listener)
         self._listeners.clear()

@@ -6,6 +6,7 @@ import _socket
 import errno
 import os
 import sys
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,10 @@ from .. import protocol
 from .loop import Loop
 from .policy import End, Way
 
-__all__ = ["Outside"]
+__all__ = ["Outside", "Share"]
 
-#: Questions to it that are open at one time, of all sandboxes.
-_MOST = 2048
+#: Questions to it that are open at one time, of all sandboxes; of one life, and how many more of it wait.
+_MOST, _MOST_OPEN, _MOST_WAITING = 2048, 16, 1024
 
 Dialled = Callable[[int, "_socket.socket | None"], None]
 
@@ -58,10 +59,13 @@ class Outside:
                 raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
             protocol.send_json(self._channel, request)
         except OSError as error:
-            code = error.errno or errno.EIO
-            self._loop.later(0, lambda: done(code, None))
+            self.refuse(done, error.errno or errno.EIO)
             return
         self._waiting[number] = done
+
+    def refuse(self, done: Dialled, code: int = errno.ENOTCONN) -> None:
+        """Tell so, not before this returns."""
+        self._loop.later(0, lambda: done(code, None))
 
     def _take(self) -> None:
         if self._channel is None:
@@ -91,6 +95,50 @@ class Outside:
         waiting, self._waiting = self._waiting, {}
         for done in waiting.values():
             _call(done, errno.ENOTCONN, None)
+
+
+class Share:
+    """What one life has of it: a few of its questions are open at a time and the rest wait, so that where nobody answers only who
+    asked waits.
+    """
+
+    def __init__(self, outside: Outside) -> None:
+        self._outside = outside
+        self._open = 0
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def dial(self, way: Way, listed: list[End], done: Dialled, kind: str = "tcp") -> None:
+        """As that of Outside."""
+        self._ask(done, lambda told: self._outside.dial(way, listed, told, kind))
+
+    def look_up(self, name: str, listed: list[End], done: Callable[[int], None]) -> None:
+        """As that of Outside."""
+
+        def told(code: int, _: _socket.socket | None) -> None:
+            done(code)
+
+        self._ask(told, lambda done: self._outside.look_up(name, listed, lambda code: done(code, None)))
+
+    def _ask(self, done: Dialled, ask: Callable[[Dialled], None]) -> None:
+        def told(code: int, made: _socket.socket | None) -> None:
+            self._open -= 1
+            self._next()
+            done(code, made)
+
+        if len(self._waiting) >= _MOST_WAITING:
+            self._outside.refuse(done)
+            return
+        self._waiting.append(lambda: ask(told))
+        self._next()
+
+    def _next(self) -> None:
+        while self._waiting and self._open < _MOST_OPEN:
+            self._open += 1
+            self._waiting.popleft()()
+
+    def close(self) -> None:
+        """That life is over: nobody waits any more."""
+        self._waiting.clear()
 
 
 def _call(done: Dialled, code: int, made: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Protocol
 from . import hello
 from .faulty import FaultyRelay
 from .loop import Loop
-from .outside import Outside
+from .outside import Share
 from .policy import Policy, Way
 from .relay import Relay, reset
 
@@ -33,7 +33,7 @@ class Passage:
     def __init__(
         self,
         loop: Loop,
-        outside: Outside,
+        outside: Share,
         inner: _socket.socket,
         target: tuple[str, str, int],
         over: Callable[[Passage], None],

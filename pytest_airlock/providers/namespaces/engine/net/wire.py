@@ -13,7 +13,7 @@ from .forward import Forward
 from .gate import Gate
 from .hopper import Maker
 from .loop import Loop
-from .outside import Outside
+from .outside import Outside, Share
 from .policy import Policy
 from .records import Records
 
@@ -35,7 +35,8 @@ class Wire:
     ) -> None:
         self.records = Records()
         self.maker = maker
-        self._gate = Gate(loop, outside, maker)
+        self._share = Share(outside)
+        self._gate = Gate(loop, self._share, maker)
         self._diverted = False
         self.forwards: dict[int, Forward] = {}
         self._loop = loop
@@ -175,6 +176,7 @@ class Wire:
         for forward in self.forwards.values():
             forward.close()
         self._gate.close()
+        self._share.close()
         for connection in self._connections.values():
             self._loop.close(connection.sock)
         self._connections.clear()
