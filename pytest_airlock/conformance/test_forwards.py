@@ -1,4 +1,4 @@
-"""Contract 38-40: the way in to what listens inside."""
+"""Contract 38-40 and 42: the way in to what listens inside."""
 
 from __future__ import annotations
 
@@ -127,3 +127,51 @@ def test_c40_who_listens_is_told_and_does_not_notice(box: Machine, forwards: Any
         assert not forwards.listening(box.handle, PORT + 1)
         with forwards.connect(box.handle, HERE, "tcp", timeout=PATIENCE) as sock:
             assert asked(sock) == b"HELLO"  # the first whom it accepts
+
+
+UNIX = """
+import os, socket, sys
+path, kind = sys.argv[1], getattr(socket, sys.argv[2])
+sock = socket.socket(socket.AF_UNIX, kind)
+sock.bind(path)
+if kind != socket.SOCK_DGRAM:
+    sock.listen(1)
+print("ready", flush=True)
+if kind == socket.SOCK_DGRAM:
+    print(sock.recv(100).decode().upper(), flush=True)
+else:
+    client, _ = sock.accept()
+    client.sendall(client.recv(100).upper())
+"""
+KINDS = {"stream": "SOCK_STREAM", "packet": "SOCK_SEQPACKET", "datagram": "SOCK_DGRAM"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_c42_a_connection_to_a_unix_socket_inside(box: Machine, forwards: Any, kind: str) -> None:
+    try:
+        context = box.process("python3", "-c", UNIX, "/run/echo", KINDS[kind])
+        with context as process:
+            assert line(process) == b"ready\n"
+            with forwards.connect_path(box.handle, "/run/echo", kind, timeout=PATIENCE) as sock:
+                if kind == "datagram":
+                    sock.send(b"hello")
+                    assert line(process) == b"HELLO\n"
+                else:
+                    assert asked(sock) == b"HELLO"
+    except FileNotFoundError as error:
+        if error.filename != "python3":
+            raise
+        pytest.skip("the image has no python3 that could listen")
+
+
+def test_c42_where_there_is_no_socket_the_path_is_told(box: Machine, forwards: Any) -> None:
+    for path, error in (("/run/none", FileNotFoundError), ("/etc/passwd", ConnectionRefusedError)):
+        with pytest.raises(error) as caught:
+            forwards.connect_path(box.handle, path, "stream", timeout=PATIENCE)
+        assert caught.value.filename == path
+
+
+@pytest.mark.parametrize("path", ["run/echo", "\0abstract", "/run/\0x", ""])
+def test_c42_only_paths_lead_inside(box: Machine, forwards: Any, path: str) -> None:
+    with pytest.raises(ValueError, match="no absolute path"):
+        forwards.connect_path(box.handle, path, "stream", timeout=PATIENCE)

@@ -86,7 +86,7 @@ def test_c23_a_reset_locks(box: Machine, networks: Any, resets: Any, snapshots: 
     networks.set_network(box.handle, NetworkRule("open"))
     resets.reset(box.handle, clean)
     assert locked(box)
-    assert [attempt.verdict for attempt in networks.attempts(box.handle)] == ["refused"]
+    assert {attempt.verdict for attempt in networks.attempts(box.handle)} == {"refused"}
 
 
 def test_c25_a_policy_is_in_force_when_the_call_returns(box: Machine, networks: Any, features: Any) -> None:

@@ -175,6 +175,11 @@ class Handout:
     def connect(self, address: tuple[str, int], kind: Literal["tcp", "udp"], timeout: float | None) -> socket.socket:
         return self._forwards().connect(self._handle, address, kind, timeout=timeout)
 
+    def connect_path(
+        self, path: str, kind: Literal["stream", "datagram", "packet"], timeout: float | None
+    ) -> socket.socket:
+        return self._forwards().connect_path(self._handle, path, kind, timeout=timeout)
+
     def forward(self, address: tuple[str, int]) -> int:
         return self._forwards().forward(self._handle, address)
 

@@ -83,6 +83,8 @@ Optional protocols, looked up with isinstance:
     noticed by it.
 41. `Visit.set_network(rule)` is sentence 25 for the life that is visited. It has no routes: those of the owner stay, unless it
     locks. SandboxDied if that life is over, UnsupportedFeature for what cannot be enforced; then nothing has changed.
+42. `Forwards.connect_path(handle, path, "stream" | "datagram" | "packet")` is the same for a unix socket inside, by its path as it
+    is seen there; FileNotFoundError if there is none.
 """
 
 from __future__ import annotations
@@ -301,10 +303,13 @@ class Networks(Protocol):
 
 @runtime_checkable
 class Forwards(Protocol):
-    """Optional: contract 38-40."""
+    """Optional: contract 38-40 and 42."""
 
     def connect(
         self, handle: Handle, address: tuple[str, int], kind: Literal["tcp", "udp"], *, timeout: float | None
+    ) -> socket.socket: ...
+    def connect_path(
+        self, handle: Handle, path: str, kind: Literal["stream", "datagram", "packet"], *, timeout: float | None
     ) -> socket.socket: ...
     def forward(self, handle: Handle, address: tuple[str, int]) -> int: ...
     def end_forward(self, handle: Handle, port: int) -> None: ...

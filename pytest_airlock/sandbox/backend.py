@@ -80,6 +80,9 @@ class Backend(Protocol):
     def connect(
         self, address: tuple[str, int], kind: Literal["tcp", "udp"], timeout: float | None
     ) -> socket.socket: ...
+    def connect_path(
+        self, path: str, kind: Literal["stream", "datagram", "packet"], timeout: float | None
+    ) -> socket.socket: ...
     def forward(self, address: tuple[str, int]) -> int:
         """The port of 127.0.0.1 of this host that leads there from now on."""
         ...

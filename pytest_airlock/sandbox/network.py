@@ -124,7 +124,7 @@ class SandboxNetwork:
         self._backend.allow_network(entries)
 
     def route(self, end: str, *, to: Address | socket.socket | None = None, **faults: Unpack[Faults]) -> OpenRoute:
-        """Lead connections to `end` ("api.example.com:443", "*.example.com:*", "192.0.2.0/24:80") to a server of the test:
+        """Lead connections to `end` (`"api.example.com:443"`, `"*.example.com:*"`, `"192.0.2.0/24:80"`) to a server of the test:
         `to` is its (host, port) on this machine or its listening socket; None = where the policy leads. The newest route
         that fits counts, and comes before the policy, in every profile.
 
@@ -139,7 +139,7 @@ class SandboxNetwork:
         return self._enter(OpenRoute(route, self._leave))
 
     def serve(self, url: str, app: Any, **faults: Unpack[Faults]) -> Served:
-        """Be the server of `url`: "https://api.example.com", "http://*.example.com:8080"; with the faults of route().
+        """Be the server of `url`: `"https://api.example.com"`, `"http://*.example.com:8080"`; with the faults of route().
 
         `app` is a WSGI or ASGI app, a class of http.server, a dict of responses ({"/path" or "GET /path": text, bytes, JSON or
         (status, headers, body)}), or a listening socket or (host, port), to which bytes are led as they are. For https

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from pytest_airlock.errors import CommandTimeout, SandboxDied, SnapshotNotFound
 from pytest_airlock.models import SandboxInfo
@@ -125,6 +125,18 @@ class Sandbox:
         Raises ConnectionRefusedError if nobody listens, TimeoutError, UnsupportedFeature if the provider cannot.
         """
         return connect(self._backend, port, host=host, kind=kind, timeout=timeout)
+
+    def connect_unix(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        kind: Literal["stream", "datagram", "packet"] = "stream",
+        timeout: float | None = 10.0,
+    ) -> socket.socket:
+        """An ordinary socket, connected to the unix socket at that absolute path inside. Raises as connect() does, and
+        FileNotFoundError.
+        """
+        return self._backend.connect_path(os.fspath(path), kind, timeout)
 
     def forward(self, port: int, *, host: str = "127.0.0.1") -> Forward:
         """Lead a free port of this host's loopback device to a TCP port inside, until it is closed or the sandbox is reset."""

@@ -45,7 +45,9 @@ of the reference *in the same round*; the spread is the 10th to the 90th percent
 - *idle sandbox, its own* is what only its PID 1 holds (private pages in smaps_rollup); *the kernel's* the growth of slab, page tables, stacks, per-cpu and shared memory
   of the whole machine from one sandbox to the next (median over batches of {batch}): other work disturbs it.
 - *connect()*, *forward* and *loopback* reach the same server, inside and outside; a byte of it, then {megabytes} MB, of which the time is for each. *refused connect inside* is one of
-  {tries:,} from a Python loop, each of which is in the record; *attempts* reads that record.
+  {tries:,} from a Python loop; *attempts* reads the record of as many. *attempts a second without loss* is the highest of {rates} at which none was lost.
+- *allowed name* is the same server by a name that leads to it (`network.route`), asked from inside. *a connection inside is cut* from the call of `network.lock()`
+  until the program is told. *a sandbox and its end* is create, start and delete of the provider.
 - *plugin unused* is a whole `python -m pytest` of one empty test with the plugin installed, *plugin blocked* the same with `-p no:airlock`.
 - *all dead after SIGKILL*: pytest with five busy sandboxes is killed; the time until the last process below it has ended, by pidfd.
 
@@ -113,12 +115,15 @@ def _targets(samples: Taken) -> Iterator[str]:
         yield f"| {target.what} | {bounds} | {shown} | {target.verdict(measured)} |"
 
 
+_UNITS = {**dict.fromkeys((scale.OWN, scale.KERNEL, scale.IDLE), size_text), network.RATE: number_text}
+
+
 def _cases(samples: Taken) -> Iterator[str]:
     yield from ("| case | median | 10th - 90th | × subprocess.run | × bwrap | n |", "|---|---|---|---|---|---|")
     for name, case in samples.items():
         if name == LEFT:
             continue
-        text = size_text if name in (scale.OWN, scale.KERNEL, scale.IDLE) else time_text
+        text = _UNITS.get(name, time_text)
         ratios = (_ratio(case, samples, reference) for reference in (SUBPROCESS, BWRAP))
         spread = f"{text(case.percentile(10))} - {text(case.percentile(90))}"
         yield f"| {name} | {text(case.median)} | {spread} | {' | '.join(ratios)} | {len(case.values)} |"
@@ -127,7 +132,7 @@ def _cases(samples: Taken) -> Iterator[str]:
 #: Cases that a command of its own process is no measure of.
 _WITHOUT_RATIO = (
     sandboxes.DIFF, suites.UNUSED, suites.BLOCKED, scale.FIRST, scale.CROWDED, scale.OWN, scale.KERNEL, scale.IDLE,
-    *(suites.THOUSAND.format(workers) for workers in (0, 2)), suites.KILLED,
+    *(suites.THOUSAND.format(workers) for workers in (0, 2)), suites.KILLED, network.RATE,
 )  # fmt: skip
 
 
@@ -166,4 +171,5 @@ def _method(results: Results) -> str:
         batch=scale.BATCH,
         megabytes=network.MEGABYTES,
         tries=network.TRIES,
+        rates=", ".join(f"{rate:,}" for rate in network.RATES),
     )

@@ -88,6 +88,11 @@ TARGETS = (
         for workers in (0, 2)
     ),
     Target("`connect()` and one byte", median(network.CONNECT_BYTE, MILLI), 0.2, None, "ms"),
+    Target(
+        "network of a sandbox, made and ended", difference(network.OWN_NETWORK, network.SHARED_NETWORK, MILLI), 0.3, None,
+        "ms",
+    ),
+    Target("`network.lock()` until a connection is cut", median(network.CUT, MILLI), 1, None, "ms"),
     Target("plugin installed, unused", difference(suites.UNUSED, suites.BLOCKED, MILLI), 10, 3, "ms"),
     Target("all dead after SIGKILL of pytest", median(suites.KILLED, MILLI), 50, 10, "ms"),
     Target("left over after resets", median(resets.LEFT), 0, None, "things"),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import cryptography.hazmat.primitives.serialization.pkcs12  # noqa: F401
 import pytest
+import trustme  # noqa: F401
 
 # pytester forgets, after each inner run in this process, what that run imported. What is imported here stays, so
-# that not every test pays for pydantic again.
+# that not every test pays for pydantic again; and cryptography works with the classes of its first import only.
 import pytest_airlock.config
 import pytest_airlock.orchestrator.session
 import pytest_airlock.testing  # noqa: F401

@@ -87,11 +87,13 @@ BAD_MOUNTS = [
     ("{tmp}:/x:rx", "it is one of 'ro', 'cow', 'rw'"),
     ("a:b:c:d", "'source:target:mode'"),
 ]
-#: What the provider of this version cannot enforce, with a profile that would let it.
-UNENFORCED: list[tuple[dict[str, Any], str]] = [
-    ({"network": "open", "profile": "dev"}, "leave network= out"),
-    ({"network": ["example.test:443"], "profile": "dev"}, "leave network= out"),
-    ({"network": "host", "profile": "trusted"}, "leave network= out"),
+#: Networks that the profile does not allow, and entries that are none.
+BAD_NETWORKS: list[tuple[dict[str, Any], type[Exception], list[str]]] = [
+    ({"network": "open"}, errors.ProfileForbids, ["network mode 'open'", "it allows 'locked'"]),
+    ({"network": "host", "profile": "dev"}, errors.ProfileForbids, ["network mode 'host'"]),
+    ({"network": ["example.test"], "profile": "dev"}, errors.InvalidSpec, ["has no port", "example.test:443"]),
+    ({"network": ["10.0.0.1/8:1"], "profile": "dev"}, errors.InvalidSpec, ["host bits"]),
+    ({"network": [], "profile": "dev"}, errors.InvalidSpec, ["the list is empty"]),
 ]
 
 
@@ -125,9 +127,9 @@ def test_a_bad_mount(own_state: Path, tmp_path: Path, mount: str, why: str) -> N
     refused({"mounts": [mount.format(tmp=tmp_path)]}, errors.InvalidSpec, [why], own_state)
 
 
-@pytest.mark.parametrize(("spec", "fix"), UNENFORCED, ids=[str(spec) for spec, _ in UNENFORCED])
-def test_what_the_provider_cannot_enforce(own_state: Path, spec: dict[str, Any], fix: str) -> None:
-    refused(spec, errors.UnsupportedFeature, ["provider 'namespaces' cannot provide", ", always", fix], own_state)
+@pytest.mark.parametrize(("spec", "kind", "texts"), BAD_NETWORKS, ids=[str(spec) for spec, *_ in BAD_NETWORKS])
+def test_a_bad_network(own_state: Path, spec: dict[str, Any], kind: type[Exception], texts: list[str]) -> None:
+    refused(spec, kind, texts, own_state)
 
 
 def test_every_source_of_settings_names_the_place_of_its_fault(real: pytest.Pytester) -> None:

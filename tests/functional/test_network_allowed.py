@@ -15,11 +15,19 @@ from far_ends import HOLD, Server, dial, echo, greet, hold, own_name, python, se
 
 from pytest_airlock.conformance.machine import Machine, line
 from pytest_airlock.errors import SandboxDied, UnsupportedFeature
-from pytest_airlock.providers.base import NetworkMode, NetworkRule, ProviderSpec, Route
+from pytest_airlock.providers.base import Fault, NetworkMode, NetworkRule, ProviderSpec, Route
 from pytest_airlock.providers.namespaces import NamespacesProvider, client
 
 #: Documentation addresses (RFC 5737, RFC 3849): nobody's.
 V4, V6 = "192.0.2.7", "2001:db8::7"
+#: Gives up soon.
+PATIENT = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), 0.5)
+except OSError as error:
+    print(type(error).__name__)
+"""
 REFUSED, UNKNOWN = "ECONNREFUSED 0", "EAI -2"
 
 
@@ -428,3 +436,20 @@ def test_without_nf_tables_lists_still_work_and_open_says_what_is_missing(withou
     assert dial(box, "192.0.2.8", 81) in (REFUSED, "ECONNRESET 0")
     assert dial(box, "127.0.0.1", port) in (REFUSED, "ECONNRESET 0"), "that is the sandbox itself"
     assert server.taken == taken
+
+
+def test_what_is_bad_on_purpose_needs_no_policy_that_lets_it_through(box: Machine) -> None:
+    hole, refusal = Fault(connect="black_hole"), Fault(connect="refuse")
+    routes = (
+        Route("hole.test:80", fault=hole),
+        Route("refused.test:80", fault=refusal),
+        Route("servfail.test:*", fault=Fault(dns="servfail")),
+        Route("late.test:80", fault=Fault(latency=0.1)),
+    )
+    rule(box, mode="locked", routes=routes)
+    assert python(box, PATIENT, "hole.test", 80) == "TimeoutError"
+    assert dial(box, "hole.test", 81) == REFUSED
+    assert dial(box, "refused.test", 80) == REFUSED
+    assert dial(box, "servfail.test", 80) == "EAI -3"
+    assert dial(box, "late.test", 80) == UNKNOWN, "it leads where the policy does: nowhere"
+    assert {each.verdict for each in box.provider.attempts(box.handle) if each.protocol == "tcp"} == {"refused"}

@@ -238,17 +238,21 @@ def test_outside_of_pytest(real: pytest.Pytester) -> None:
     assert result.outlines == ["hello"], result.stderr.str()
 
 
-@pytest.mark.parametrize("network", ["'open'", "['example.test:443']"])
-def test_a_network_that_is_not_there_yet(real: pytest.Pytester, network: str) -> None:
+@pytest.mark.parametrize("network", ["'open'", "['example.test:443']", "['10.0.0.0/8:*']"])
+def test_a_marker_says_what_is_reached(real: pytest.Pytester, network: str) -> None:
     real.makepyfile(f"""
         import pytest
+        from pytest_airlock.models import Network
 
         @pytest.mark.airlock(profile="dev", network={network})
-        def test_x(airlock_sandbox): pass
+        def test_x(airlock_sandbox):
+            asked = {network}
+            mode, allow = (asked, ()) if isinstance(asked, str) else ("allow", tuple(asked))
+            assert airlock_sandbox.network.policy == Network(mode=mode, allow=allow)
+            airlock_sandbox.reset()
+            assert airlock_sandbox.network.policy.mode == mode
     """)
-    result = real.runpytest()
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["E *UnsupportedFeature: provider 'namespaces' cannot provide 'network_*"])
+    real.runpytest().assert_outcomes(passed=1)
 
 
 def test_a_crowd_does_not_make_the_next_one_dearer(real: pytest.Pytester) -> None:

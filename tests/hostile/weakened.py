@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pytest_airlock.providers.namespaces import NamespacesProvider, client
+from pytest_airlock.providers.namespaces import NamespacesProvider, client, dialling
 
 
 class Replace(NamedTuple):
@@ -101,11 +101,13 @@ def boot(directory: Path, names: tuple[str, ...]) -> NamespacesProvider:
     provider = NamespacesProvider()
     with pytest.MonkeyPatch.context() as patch, on_host(names):
         # Where the engine lies is told by the working directory it is started in.
-        patch.setattr(client, "__file__", str(directory / "client.py"))
+        for module in (client, dialling):
+            patch.setattr(module, "__file__", str(directory / "client.py"))
         try:
             provider.probe()
             assert provider._engine is not None
             assert provider._engine.found.get("weakened"), "the real engine was booted"
+            provider._engine.begin_dialler()
         except BaseException:
             provider.close()
             raise

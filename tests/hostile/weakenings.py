@@ -136,9 +136,7 @@ SHARED_IPC = weaken(
 SHARED_NET = weaken(
     "no network name space",
     _without("NEWNET"),
-    Replace("        place.lead_nowhere(options.network, ends.registry, options.life)\n", ""),
-    Replace("    if options.network.recorder:\n        _let_ping", "    if False:\n        _let_ping"),
-    Replace('write_proc(f"{proc}/sys/net/ipv4/ip_unprivileged_port_start", b"0", "sysctl")', "pass"),
+    Replace('network=None if recipe.spec["shares_network"] else self._stage.network', "network=None"),
 )
 SHARED_SHM = weaken(
     "one /dev/shm for all",

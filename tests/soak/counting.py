@@ -38,7 +38,7 @@ class Counts(NamedTuple):
 def count(directories: tuple[Path, ...]) -> Counts:
     """Of this process. What is being cleared away this very moment does not count: it is read until it stays the same."""
     me = os.getpid()
-    (server,) = [pid for pid in children(me) if _SERVER in command_of(pid)]
+    (server,) = [pid for pid in children(me) if is_server(pid)]
     network = network_process(server)
     before: tuple[int, ...] = ()
     for _ in range(500):
@@ -58,6 +58,10 @@ def count(directories: tuple[Path, ...]) -> Counts:
         before = now
         time.sleep(0.02)
     return Counts(*now, anonymous_kib(me), anonymous_kib(server), anonymous_kib(network))
+
+
+def is_server(pid: int) -> bool:
+    return _SERVER in command_of(pid)
 
 
 def network_process(server: int) -> int:

@@ -104,9 +104,8 @@ def _cgroups(means: Mapping[str, Mapping[str, Any]], host: HostFacts) -> Finding
 
 def _network(means: Report) -> Finding:
     if means["recorder"]:
-        return Finding(
-            "network", f"locked, and every try is recorded{'' if means['v6'] else '; there is no IPv6 inside'}", True
-        )
+        kinds = "locked, by a list, or open" if means["divert"] else "locked, or by a list with ports"
+        return Finding("network", f"{kinds}; every try is recorded{'' if means['v6'] else '; no IPv6 inside'}", True)
     why = "; ".join(f"{step} failed with {os.strerror(number)}" for step, number in means["lacking"].values())
     return Finding(
         "network", "locked, but what is tried is not known", False, why, "told with the feature network_attempts"

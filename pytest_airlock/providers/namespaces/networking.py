@@ -11,6 +11,7 @@ from pytest_airlock.providers.base import Absence, Attempts, Features, Handle, N
 from pytest_airlock.providers.namespaces.box import Box
 from pytest_airlock.providers.namespaces.client import Engine
 from pytest_airlock.providers.namespaces.network_client import Network, listeners
+from pytest_airlock.providers.namespaces.unix_sockets import connect_path
 
 __all__ = ["Networking"]
 
@@ -96,6 +97,14 @@ class Networking:
         if self._shared(handle):
             return _connected(_numeric(address), kind, timeout)
         return self._network(handle, "ports").connect(_numeric(address), kind, timeout)
+
+    def connect_path(
+        self, handle: Handle, path: str, kind: Literal["stream", "datagram", "packet"], *, timeout: float | None
+    ) -> socket.socket:
+        box = self._box(handle)
+        if not box.running:
+            raise SandboxDied(handle.name, "it is not running")
+        return connect_path(box.living(), path, kind, timeout)
 
     def forward(self, handle: Handle, address: tuple[str, int]) -> int:
         if self._shared(handle) and _numeric(address)[0] == _LOOPBACK:

@@ -196,7 +196,9 @@ def test_urls(url, end, host):
     assert (str(parsed.end), parsed.host, parsed.secure) == (end, host, url.startswith("https"))
 
 
-@pytest.mark.parametrize("app", [None, 3, "text", lambda: None, lambda one: None], ids=repr)
+@pytest.mark.parametrize(
+    "app", [None, 3, "text", lambda: None, lambda one: None], ids=["None", "3", "text", "no", "one"]
+)
 def test_what_is_no_app(box, app):
     with pytest.raises(TypeError, match="WSGI"):
         box.network.serve(f"http://{NAME}", app)

@@ -13,6 +13,7 @@ import select
 import signal
 import stat
 import time
+from collections.abc import Callable
 from typing import Any
 
 from . import files, processes, protocol, syscalls, terminal
@@ -66,7 +67,7 @@ class Agent:
                 channel.close()
 
     def answer(self, request: Request, channel: _socket.socket, fds: list[int]) -> None:
-        if request.op in (protocol.EXEC, protocol.FILES) and len(self.running) >= self.room:
+        if request.op in (protocol.EXEC, protocol.FILES, protocol.CONNECT) and len(self.running) >= self.room:
             raise OSError(11, os.strerror(11))  # EAGAIN, as where there is no room for a process
         if request.op == protocol.EXEC:
             self.execute(request, channel, _redirections(request.stdio, fds))
@@ -75,7 +76,10 @@ class Agent:
             terminal.start(self, request, channel, fds)
             return
         if request.op == protocol.FILES:
-            self.files(request, channel, fds)
+            self.work(channel, fds, lambda source, sink: files.serve(request.payload, source, sink))
+            return
+        if request.op == protocol.CONNECT:
+            self.work(channel, fds, lambda sock: _connect(sock, request.payload))
             return
         self.order(request, channel)
         channel.close()
@@ -128,19 +132,23 @@ class Agent:
         _tell(channel, Reply(protocol.STARTED, pid, born))
         return True
 
-    def files(self, request: Request, channel: _socket.socket, fds: list[int]) -> None:
-        """File calls run in a short-lived fork, so that a slow one never holds up PID 1."""
+    def work(self, channel: _socket.socket, fds: list[int], work: Callable[..., None]) -> None:
+        """Calls of our own run in a short-lived fork, so that a slow one never holds up PID 1. Of its descriptors it has those
+        that came along; an error is its exit status.
+        """
         born = processes.now()
         pid = os.fork()
         if pid == 0:
+            status = 0
             try:
-                source, sink = (os.dup(fd) for fd in fds)
-                os.dup2(source, 3)
-                os.dup2(sink, 4)
-                os.closerange(5, 1 << 20)
-                files.serve(request.payload, 3, 4)
+                for number, fd in enumerate([os.dup(fd) for fd in fds], 3):
+                    os.dup2(fd, number)
+                os.closerange(3 + len(fds), 1 << 20)
+                work(*range(3, 3 + len(fds)))
+            except OSError as error:
+                status = error.errno or 5
             finally:
-                os._exit(0)
+                os._exit(status)
         self.workers.add(pid)
         self.running[pid] = channel
         _tell(channel, Reply(protocol.STARTED, pid, born))
@@ -284,6 +292,11 @@ def serve(
     sandbox, visitors come by the `door`.
     """
     Agent(control, uid, held, many_users=many_users, score=score).loop(owner, server, door)
+
+
+def _connect(fd: int, path: bytes) -> None:
+    """Connect a socket of whoever asked: to a path it leads in here, whoever made it."""
+    _socket.socket(fileno=fd).connect(path)
 
 
 def _redirections(stdio: int, fds: list[int]) -> list[tuple[Any, ...]]:

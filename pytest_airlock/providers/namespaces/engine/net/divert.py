@@ -13,8 +13,10 @@ Constants are of linux/netfilter/nf_tables.h and nfnetlink.h.
 from __future__ import annotations
 
 import _socket
+import errno
 import struct
 
+from ..syscalls import StepError
 from . import netlink
 from .netlink import attribute
 
@@ -120,14 +122,14 @@ def _rule(family: int, protocol: int, port: tuple[bytes, ...]) -> bytes:
     return attribute(1, _NAME) + attribute(2, _NAME) + _nest(4, *steps)
 
 
-def _bodies() -> list[tuple[int, int, bytes]]:
+def _bodies(families: tuple[int, ...]) -> list[tuple[int, int, bytes]]:
     """(kind, flags, attributes) of each message of the batch."""
     hook = _nest(4, attribute(1, _number(_PREROUTING)), attribute(2, _number(_BEFORE_ROUTING)))
     made = [
         (_NEWTABLE, _CREATE, attribute(1, _NAME)),
         (_NEWCHAIN, _CREATE, attribute(1, _NAME) + attribute(3, _NAME) + hook + attribute(7, b"filter\0")),
     ]
-    for family in (_socket.AF_INET, _socket.AF_INET6):
+    for family in families:
         made += [
             (_NEWRULE, _CREATE | _APPEND, _rule(family, _socket.IPPROTO_TCP, _TWISTED)),
             (_NEWRULE, _CREATE | _APPEND, _rule(family, _socket.IPPROTO_TCP, _FIXED)),
@@ -136,9 +138,9 @@ def _bodies() -> list[tuple[int, int, bytes]]:
     return made
 
 
-def _batch() -> tuple[bytes, int]:
+def _batch(*families: int) -> tuple[bytes, int]:
     """All in one packet, and the number of the message that is acknowledged."""
-    bodies = _bodies()
+    bodies = _bodies(families)
     frame = struct.pack(">BBH", _socket.AF_UNSPEC, 0, _SUBSYSTEM >> 8)
     head = struct.pack(">BBH", _INET, 0, 0)
     packets = [netlink.message(_BATCH_BEGIN, 0, frame, 0)]
@@ -149,12 +151,20 @@ def _batch() -> tuple[bytes, int]:
     return b"".join(packets), len(bodies)
 
 
-_PACKET, _LAST = _batch()
+_BOTH, _V4 = _batch(_socket.AF_INET, _socket.AF_INET6), _batch(_socket.AF_INET)
 
 
 def install() -> None:
-    """In the network name space of the calling process, which needs CAP_NET_ADMIN there. Raises StepError("network divert")."""
-    netlink.transact(_NETLINK_NETFILTER, _PACKET, _LAST, lambda _: "divert")
+    """In the network name space of the calling process, which needs CAP_NET_ADMIN there; of IPv4 alone in a kernel without
+    IPv6. Raises StepError("network divert").
+    """
+    try:
+        netlink.transact(_NETLINK_NETFILTER, *_BOTH, lambda _: "divert")
+    except StepError as error:
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
+            raise
+        # Of a batch that fails nothing stays.
+        netlink.transact(_NETLINK_NETFILTER, *_V4, lambda _: "divert")
 
 
 def new_listener(family: int, kind: int, *, transparent: bool = True) -> _socket.socket:

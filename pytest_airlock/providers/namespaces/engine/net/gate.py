@@ -108,7 +108,7 @@ class Gate:
             self._questions -= 1
             tell(code, address)
 
-        look_up = route is None or route.to is None
+        look_up = route is None or not route.alone
         if fault.dns_delay:
             self._loop.later(fault.dns_delay, lambda: self._answer(asked, fault, answered, look_up=look_up))
         else:
@@ -189,7 +189,11 @@ class Gate:
         if len(self._listeners) + len(new) > _MOST_LISTENERS:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         for place in new:
-            self._listen(place, hole=wanted[place].connect == "black_hole")
+            try:
+                self._listen(place, hole=wanted[place].connect == "black_hole")
+            except OSError as error:
+                if error.errno != errno.EAFNOSUPPORT:
+                    raise  # else a kernel without IPv6, in which no program sends it either
 
     def _sync_datagrams(self) -> None:
         """Those of an open network pass; a new policy ends what passed under the old one."""
@@ -198,11 +202,16 @@ class Gate:
         self._datagrams.clear()
         if self.policy.mode == "open" and self._twist:
             for family in EVERYWHERE:
-                made = Datagrams(
-                    self._loop, self._outside, self._maker, lambda address: self._hosts.get(address, ""), family
-                )
-                made.policy = self.policy
-                self._datagrams.append(made)
+                try:
+                    made = Datagrams(
+                        self._loop, self._outside, self._maker, lambda address: self._hosts.get(address, ""), family
+                    )
+                except OSError as error:
+                    if error.errno != errno.EAFNOSUPPORT:
+                        raise
+                else:
+                    made.policy = self.policy
+                    self._datagrams.append(made)
 
     def _listen(self, place: _Place, *, hole: bool) -> None:
         listener = self._maker.listener(place.family, _socket.SOCK_STREAM, transparent=self._twist, deaf=hole)

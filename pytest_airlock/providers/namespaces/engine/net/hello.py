@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 __all__ = ["LONGEST", "Incomplete", "is_tls", "server_name"]
 
 #: Bytes of a first message at most, with what frames it; browsers' with post-quantum keys have some 2,000.
 LONGEST = 18_000
 _HANDSHAKE, _CLIENT_HELLO = 22, 1
 _SERVER_NAME, _HOST_NAME = 0, 0
-#: A ClientHello of the form of version 2.0, which servers still take from clients that can do 3.1 = TLS 1.0 (RFC 5246, E.2). It
-#: has no name.
-_OLD, _OLD_START, _MAJOR = 0x80, 4, 3
 #: Records at most: with each all is read again from the start.
 _RECORDS = 32
 _RECORD_HEADER, _MESSAGE_HEADER = 5, 4
 _LONGEST_RECORD = 1 << 14
 _BEFORE_SESSION = 2 + 32  # version and random
+
+
+class _Start(NamedTuple):
+    """How a connection can begin beside: what may be the first byte, and bytes with their places."""
+
+    first: range
+    others: dict[int, int]
+
+    @property
+    def size(self) -> int:
+        return max(self.others) + 1
+
+    def begins(self, data: bytes) -> bool:
+        """Whether it may be that, as far as `data` goes."""
+        return data[0] in self.first and all(data[at] == byte for at, byte in self.others.items() if at < len(data))
+
+
+#: Records of other types, which servers may step over, and the ClientHello of the form of version 2.0, which they still take from
+#: clients that can do 3.1 = TLS 1.0 (RFC 5246, E.2): it has no name.
+_OTHER_STARTS = (
+    _Start(range(20, 25), {1: 3}),
+    _Start(range(128, 256), {2: _CLIENT_HELLO, 3: 3}),
+)
 
 
 class Incomplete(Exception):
@@ -28,11 +50,12 @@ class Incomplete(Exception):
 
 def is_tls(data: bytes) -> bool:
     """Whether a connection that begins so is one of TLS. `data` is not empty. Raises Incomplete."""
-    if not data[0] & _OLD:
-        return data[0] == _HANDSHAKE
-    if len(data) < _OLD_START:
-        raise Incomplete(_OLD_START)
-    return data[2] == _CLIENT_HELLO and data[3] == _MAJOR
+    if data[0] == _HANDSHAKE:
+        return True
+    start = next((start for start in _OTHER_STARTS if start.begins(data)), None)
+    if start is not None and len(data) < start.size:
+        raise Incomplete(start.size)
+    return start is not None
 
 
 def server_name(data: bytes) -> str:

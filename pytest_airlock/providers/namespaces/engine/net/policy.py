@@ -91,6 +91,11 @@ class _Route(NamedTuple):
     to: tuple[str, int] | None
     fault: Fault
 
+    @property
+    def alone(self) -> bool:
+        """Whether nobody out there is needed for it: it counts under every policy, and no name has to be looked up."""
+        return self.to is not None or self.fault.connect != "accept"
+
 
 class Policy:
     """Immutable. `rule` is the client's: {"mode", "allow": [[kind, host, port, prefix], …], "routes": [[end, to, fault], …]}."""
@@ -114,7 +119,7 @@ class Policy:
 
     def ends(self) -> Iterable[tuple[End, Fault]]:
         """All that is listened for by itself, routes first."""
-        yield from ((route.end, route.fault) for route in self.routes if route.to is not None or self.mode != "locked")
+        yield from ((route.end, route.fault) for route in self.routes if route.alone or self.mode != "locked")
         if self.mode == "allow":
             yield from ((end, NO_FAULT) for end in self.allow)
 
@@ -124,7 +129,9 @@ class Policy:
 
     def knows(self, name: str) -> bool:
         """Whether the name leads anywhere."""
-        if self.mode == "open" or any(route.to is not None and route.end.names(name) for route in self.routes):
+        if self.mode == "open":
+            return True
+        if any(route.end.names(name) and (route.alone or route.fault.dns != "answer") for route in self.routes):
             return True
         return self.mode == "allow" and any(end.names(name) for end in self.allow)
 

@@ -1,6 +1,7 @@
 """Which addresses a name may lead to: nothing of this host, of its neighbours, or of networks that are nobody's.
 
-The list is that of the IANA special-purpose registries (RFC 6890 and its updates). An address that carries another one inside
+The list is that of the IANA special-purpose registries (RFC 6890 and its updates), and an address at which a cloud tells the
+machines that it hosts their secrets though it looks like anybody's (Azure; the others' are link-local). An address that carries another one inside
 it is as good as that one.
 """
 
@@ -17,7 +18,7 @@ _SPECIAL_4 = (
     ("0.0.0.0", 8),  # noqa: S104 - a network
     ("10.0.0.0", 8), ("100.64.0.0", 10), ("127.0.0.0", 8), ("169.254.0.0", 16), ("172.16.0.0", 12),
     ("192.0.0.0", 24), ("192.0.2.0", 24), ("192.88.99.0", 24), ("192.168.0.0", 16), ("198.18.0.0", 15),
-    ("198.51.100.0", 24), ("203.0.113.0", 24), ("224.0.0.0", 4), ("240.0.0.0", 4),
+    ("198.51.100.0", 24), ("203.0.113.0", 24), ("224.0.0.0", 4), ("240.0.0.0", 4), ("168.63.129.16", 32),
 )  # fmt: skip
 #: What is left of IPv6 is its global unicast, 2000::/3, less these.
 _GLOBAL_6 = ("2000::", 3)

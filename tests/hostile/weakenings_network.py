@@ -1,0 +1,33 @@
+"""The protections of networks that lead somewhere, as controls take them out."""
+
+from __future__ import annotations
+
+from weakened import Redefine, Replace, weaken
+
+#: Vetting stays: nothing may go to an address of somebody else.
+ANY_END = weaken(
+    "a list lets everything through",
+    Replace("any(end.fits(name, packed, port) for end in self.allow)", "True"),
+    Replace('if self.mode == "open" or any(route.to is not None and', "if True or any(route.to is not None and"),
+    Replace(
+        'if self.policy.mode == "open":\n            for family, address in EVERYWHERE',
+        'if self.policy.mode != "locked":\n            for family, address in EVERYWHERE',
+    ),
+)
+NOT_VETTED = weaken("addresses not vetted", Redefine("refusal", "def refusal(address, listed):\n    return 0"))
+NO_TLS_CHECK = weaken("the name in TLS not compared", Replace("check=bool(name)", "check=False"))
+HANDSHAKES_ONLY = weaken("TLS told by a handshake record only", Redefine("_OTHER_STARTS", "_OTHER_STARTS = ()"))
+NOT_REVIEWED = weaken("connections outlast their policy", Replace("passage.review(policy)", "pass"))
+ENDS_NOT_SEEN = weaken(
+    "an end within a ClientHello not seen",
+    Replace("if len(data) < inner.getsockopt(_socket.SOL_SOCKET, _socket.SO_RCVLOWAT) > 1:", "if False:"),
+)
+HOPPER_UNGUARDED = weaken(
+    "dead lives may ask for sockets",
+    Replace("if neighbour.fileno() < 0:", "if False:"),
+    Replace(
+        'Answers that are still to come find no listener."""\n        self.policy = LOCKED\n',
+        'Answers that are still to come find no listener."""\n',
+    ),
+)
+NO_SHARES = weaken("no share of the dialler for each", Replace("self._open < _MOST_OPEN", "True"))
