@@ -90,7 +90,7 @@ answer["link"] = asked(16, struct.pack("=BxHiII", 0, 0, 1, 0, 1))
 )
 def listens_to_the_network_of_the_host(box: Box) -> Any:
     """Raw and packet sockets, and what hears of the host's connections and rules."""
-    tried_all = box.attack(
+    return box.attack(
         """
 answer["raw"] = tried(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1).close())
 answer["packet"] = tried(lambda: socket.socket(17, socket.SOCK_RAW, 0x300).close())
@@ -100,4 +100,3 @@ answer["vsock"] = tried(lambda: socket.socket(40, socket.SOCK_STREAM).close()) i
 answer["netfilter"] = tried(lambda: socket.socket(16, socket.SOCK_RAW, 12).close()) if held else "not tried"
 """
     )
-    return tried_all
