@@ -29,7 +29,7 @@ ODD_NAMES = {
 
 
 def none(value: Any) -> dict[str, Any]:
-    return {**dict.fromkeys((*NAMES, "its name", *ODD_NAMES), [3, ""]), "its addresses": value}
+    return {**{what: [3, ""] for what in (*NAMES, "its name", *ODD_NAMES)}, "its addresses": value}
 
 
 @attack(
@@ -47,7 +47,7 @@ def none(value: Any) -> dict[str, Any]:
 )
 def leads_an_open_network_back_to_this_host(box: Box) -> Any:
     """Names of this host, numbers that resolvers take for addresses, names that end early for who reads C; its addresses."""
-    name, address = own_name()
+    name, _ = own_name()
     mine = own_addresses()
     with serving("0.0.0.0") as server:
         rule(box, mode="open")

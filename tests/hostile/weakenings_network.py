@@ -31,3 +31,14 @@ HOPPER_UNGUARDED = weaken(
     ),
 )
 NO_SHARES = weaken("no share of the dialler for each", Replace("self._open < _MOST_OPEN", "True"))
+LISTENERS_STAY = weaken(
+    "listeners outlast their policy",
+    Replace('if place not in wanted or hole != (wanted[place].connect == "black_hole"):', "if False:"),
+)
+NAMES_UNBOUNDED = weaken(
+    "names of a sandbox not bounded", Replace("if len(self._addresses) >= _MOST_NAMES:", "if False:")
+)
+PASSAGES_UNBOUNDED = weaken(
+    "connections of a sandbox not bounded", Replace("if len(self._passages) >= _MOST_PASSAGES:", "if False:")
+)
+LONG_QUESTIONS = weaken("questions of any length", Replace("if length > _LONGEST_QUERY:", "if False:"))

@@ -28,7 +28,12 @@ def begin_dialler(network: Caller, log: int) -> subprocess.Popen[bytes]:
             stderr=log,
             start_new_session=True,
         )
-        network.call("dialler", (near.fileno(),))
+        try:
+            network.call("dialler", (near.fileno(),))
+        except BaseException:
+            dialler.kill()  # nobody asks it
+            dialler.wait()
+            raise
     finally:
         near.close()
         far.close()

@@ -126,7 +126,7 @@ class NetworkProcess:
         def hear() -> None:
             try:
                 going = self._converse(channel, lambda op: _GUEST_OPS[op](self), life=life)
-            except (OSError, LookupError, TypeError, ValueError):
+            except (OSError, LookupError, TypeError, ValueError, RecursionError):
                 going = False  # it is none of ours, or does not read
             if not going:
                 self._dismiss(channel.fileno())
