@@ -18,19 +18,19 @@ ENDS = {
     "its port": "(FIRST, port)",
     "another port": "(FIRST, other)",
     "another port, no server": "(FIRST, 1)",
-    "the twisted port": "(FIRST, port ^ 0x8000)",
-    "the twisted port of the other": "(FIRST, other ^ 0x8000)",
+    "the twisted port": "(FIRST, port ^ 0xF000)",
+    "the twisted port of the other": "(FIRST, other ^ 0xF000)",
     "the next name's address": "(NEXT, port)",
     "the address before": "('198.18.0.255', port)",
     "an address of nobody": "(NOBODY, port)",
     "the resolver": "('198.18.0.53', port)",
     "its own address": "('198.18.0.1', port)",
     "loopback": "('127.0.0.1', port)",
-    "loopback, twisted": "('127.0.0.1', port ^ 0x8000)",
+    "loopback, twisted": "('127.0.0.1', port ^ 0xF000)",
     "loopback, port 1": "('127.0.0.1', 1)",
-    "everywhere, twisted": "('0.0.0.0', port ^ 0x8000)",
+    "everywhere, twisted": "('0.0.0.0', port ^ 0xF000)",
     "nobody, port 1": "(NOBODY, 1)",
-    "nobody, twisted": "(NOBODY, port ^ 0x8000)",
+    "nobody, twisted": "(NOBODY, port ^ 0xF000)",
 }
 _REFUSED = dict.fromkeys(ENDS, "ECONNREFUSED")
 #: The address of the server is listed, else it would be refused as this host's; mostly it is that of loopback.
@@ -185,7 +185,7 @@ for what, level, option, value in (
 #: Binds and listens where the network process does; then another program of the sandbox connects, many times.
 STEAL = """
 taken = []
-for target in ((FIRST, port ^ 0x8000), ("0.0.0.0", port ^ 0x8000), ("127.0.0.1", 1), (FIRST, port)):
+for target in ((FIRST, port ^ 0xF000), ("0.0.0.0", port ^ 0xF000), ("127.0.0.1", 1), (FIRST, port)):
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -234,7 +234,7 @@ def occupies_the_ports_of_a_policy_to_come(box: Box) -> Any:
         holder = box.python(
             f"""
 sock = socket.socket()
-sock.bind(("0.0.0.0", {server.port} ^ 0x8000))
+sock.bind(("0.0.0.0", {server.port} ^ 0xF000))
 sock.listen()
 print("ready", flush=True)
 signal.pause()
@@ -293,11 +293,11 @@ def has_a_port_whose_twist_is_that_of_every_port(box: Box) -> Any:
     name, address = own_name()
     with serving(address) as server, serving(address) as other:
         addresses = [f"{address}:{each.port}" for each in (server, other)]
-        rule(box, *addresses, routes=(Route(f"{name}:32769", (address, server.port)),))
+        rule(box, *addresses, routes=(Route(f"{name}:61441", (address, server.port)),))
         return box.attack(
             f"""{PROBES}
 asked({name!r})
-answer["the port"] = reached(({FIRST!r}, 32769))
+answer["the port"] = reached(({FIRST!r}, 61441))
 answer["another"] = reached(({FIRST!r}, {other.port}))
 """
         )

@@ -97,7 +97,7 @@ at = data.index(b"\\xfa\\xfa") + 4
 answer["its own with an urgent byte in it"] = reached(target, data[at:], urgent=data[:at])
 answer["SSL 2, byte by byte"] = reached(target, ssl_2, pieces=1)
 answer["its own"] = reached(target, records(message(names(mine))))
-answer["its own, cut up"] = reached(target, records(message(names(mine)), 1), pieces=1)
+answer["its own, cut up"] = reached(target, records(message(names(mine)), 10), pieces=1)
 """
         )
 
