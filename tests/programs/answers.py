@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import gzip
 import hashlib
 import io
 import shutil
@@ -25,8 +24,7 @@ def answers(directory: Path) -> dict[str, object]:
         "/npm/parcel": {"name": "parcel", "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": _npm()}},
         "/crates/config.json": {"dl": f"https://{HOST}/crates/dl", "api": f"https://{HOST}/crates"},
         "/crates/api/v1/crates": {"crates": [], "meta": {"total": 0}},
-        "/apt/Packages": "",
-        "/apt/Packages.gz": gzip.compress(b""),
+        "/apt/./Packages": "",
         **_repository(directory),
     }
 

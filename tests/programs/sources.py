@@ -72,7 +72,11 @@ try:
     sock.settimeout(2 if how else 20)
     if not how:
         sock.connect(address)
-    sock.sendto(b"HEAD / HTTP/1.0\\r\\n\\r\\n" if kind == "tcp" else bytes([0xC0, 0, 0, 0, 1]) + bytes(1195), *([address] if how else []))
+    data = b"HEAD / HTTP/1.0\\r\\n\\r\\n" if kind == "tcp" else bytes([0xC0, 0, 0, 0, 1]) + bytes(1195)
+    if how:
+        sock.sendto(data, address)
+    else:
+        sock.send(data)
     print(len(sock.recv(1000)) > 0)
 except OSError as error:
     sys.exit(f"{type(error).__name__}: {error}")
