@@ -8,7 +8,10 @@ from weakened import Redefine, Replace, weaken
 ANY_END = weaken(
     "a list lets everything through",
     Replace("any(end.fits(name, packed, port) for end in self.allow)", "True"),
-    Replace('if self.mode == "open":\n            return True\n        if any(', "if True:\n            return True\n        if any("),
+    Replace(
+        'if self.mode == "open":\n            return True\n        if any(',
+        "if True:\n            return True\n        if any(",
+    ),
     Replace(
         'if self.policy.mode == "open":\n            for family, address in EVERYWHERE',
         'if self.policy.mode != "locked":\n            for family, address in EVERYWHERE',

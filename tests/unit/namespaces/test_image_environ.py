@@ -20,7 +20,8 @@ def test_the_fixed_values_are_those_of_a_pristine_machine() -> None:
     environ = base_environ("root", None)
     wanted = {"TZ": "UTC", "LANG": "C.UTF-8", "TERM": "dumb", "TMPDIR": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"}
     assert wanted.items() <= environ.items()
-    assert environ["PIP_RETRIES"] == "0"
+    for name in ("PIP_RETRIES", "CARGO_NET_RETRY", "npm_config_fetch_retries"):
+        assert environ[name] == "0"
 
 
 def test_nothing_is_inherited(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,8 +33,10 @@ def base_environ(user: str, host: HostView | None) -> dict[str, str]:
         "TERM": "dumb",
         "TMPDIR": "/tmp",
         "PYTHONDONTWRITEBYTECODE": "1",
-        # With a locked network every try fails at once; pip would still wait between tries, 7 s in all.
+        # What is refused is refused at once; these would still wait between tries: pip 7 s in all, cargo 10, npm 70.
         "PIP_RETRIES": "0",
+        "CARGO_NET_RETRY": "0",
+        "npm_config_fetch_retries": "0",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     }
     if host is not None:

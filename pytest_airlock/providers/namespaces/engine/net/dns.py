@@ -14,6 +14,7 @@ _KINDS = {
     1: "A", 2: "NS", 5: "CNAME", 6: "SOA", 12: "PTR", 15: "MX", 16: "TXT", 28: "AAAA", 33: "SRV", 35: "NAPTR", 64: "SVCB",
     65: "HTTPS", 255: "ANY",
 }  # fmt: skip
+_OF_SERVICES = ("SRV", "SVCB", "HTTPS")
 _HEADER = struct.Struct(">HHHHHH")
 _RECORD = struct.Struct(">HHHIH")
 _THE_NAME_ASKED = 0xC00C  # a pointer to it (RFC 1035, 4.1.4)
@@ -29,6 +30,14 @@ class Question(NamedTuple):
     name: str
     kind: str
     raw: bytes
+
+    @property
+    def host(self) -> str:
+        """The host that it is about: a question for a service has labels before it, `_https._tcp` (RFC 2782, RFC 9460)."""
+        labels = self.name.split(".")
+        while self.kind in _OF_SERVICES and len(labels) > 1 and labels[0].startswith("_"):
+            del labels[0]
+        return ".".join(labels)
 
 
 def question(message: bytes) -> Question:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import divert, dns, pings
+from . import divert, dns, pings, vetting
 from .datagrams import Datagrams
 from .hopper import Maker
 from .loop import Loop
@@ -79,19 +79,36 @@ class Gate:
         """The name that a packet is for, if it was asked for, and whether the policy lets it through."""
         if self.policy.closed:
             return "", False
-        if asked is not None:
-            return "", heard.address == RESOLVER and self.policy.knows(asked.name)
+        if asked is not None and heard.address == RESOLVER:
+            return "", self.policy.knows(self._name(asked))
         name = self._hosts.get(heard.address, "")
         if heard.protocol == TCP:
             way = self.policy.way(name, heard.address, heard.port)
-            return name, way is not None and way.fault.connect != "refuse"
-        return name, heard.protocol == UDP and self.policy.mode == "open" and self._twist
+            if way is None or way.fault.connect == "refuse":
+                return name, False
+            return name, way.trusted or self._is_dialled(name, heard)
+        return name, heard.protocol == UDP and self.carries_datagrams and self._is_dialled(name, heard)
+
+    @property
+    def carries_datagrams(self) -> bool:
+        """Whether they come here: then the sandbox's own kernel refuses none."""
+        return self.policy.mode == "open" and self._twist
+
+    def _is_dialled(self, name: str, heard: Heard) -> bool:
+        """Whether the dialler would try. What is an address of this very host is known to nobody but the dialler."""
+        packed = _socket.inet_pton(_socket.AF_INET6 if ":" in heard.address else _socket.AF_INET, heard.address)
+        listed = any(end.holds(packed) for end in self.policy.listed(heard.port))
+        return bool(name) or listed or not vetting.is_special(heard.address)
+
+    def _name(self, asked: dns.Question) -> str:
+        """Whom a question is about: a service's name, of which no policy says anything, is about its host."""
+        return asked.name if self.policy.knows(asked.name) else asked.host
 
     # ------------------------------------------------------------------ names
 
     def ask(self, asked: dns.Question, tell: Tell) -> bool:
         """Answer a question, now or later or, if that is the fault of the way, never. False if the name leads nowhere."""
-        policy, name = self.policy, asked.name
+        policy, name = self.policy, self._name(asked)
         if not policy.knows(name) or not _ODD.isdisjoint(name):
             tell(dns.NO_SUCH_NAME, "")
             return False
@@ -200,7 +217,7 @@ class Gate:
         for each in self._datagrams:
             each.close()
         self._datagrams.clear()
-        if self.policy.mode == "open" and self._twist:
+        if self.carries_datagrams:
             for family in EVERYWHERE:
                 try:
                     made = Datagrams(

@@ -1,4 +1,5 @@
-"""Answers to echo requests: the kernel of a sandbox would answer for every address, since all are its own.
+"""Answers to echo requests, which the kernel of a sandbox would answer for every address, since all are its own; and to
+datagrams that an open network does not carry, of whose refusal nobody would tell otherwise.
 
 To a loopback address the reply is what ping(8) expects; for every other one it is "administratively prohibited", as a
 firewall says it (RFC 792, RFC 1812 5.2.7.1; RFC 4443 3.1 and 4.2).
@@ -50,9 +51,9 @@ def is_inside(address: str) -> bool:
 
 
 def answer(sockets: tuple[_socket.socket, ...], packet: bytes, heard: Heard) -> None:
-    """Answer one echo request, as whom it was sent to. Raises OSError."""
+    """Answer one packet, as whom it was sent to. Raises OSError."""
     inside = is_inside(heard.address)
-    if heard.protocol == ICMP6:
+    if ":" in heard.address:
         if len(sockets) < 2:
             return
         content = _REPLY6 + bytes(2) + heard.content[4:] if inside else _PROHIBITED6 + bytes(6) + packet[:_QUOTED]

@@ -12,7 +12,7 @@ import errno
 
 from .policy import End
 
-__all__ = ["refusal"]
+__all__ = ["is_special", "refusal"]
 
 _SPECIAL_4 = (
     ("0.0.0.0", 8),  # noqa: S104 - a network
@@ -39,19 +39,25 @@ _NOBODYS = {_socket.AF_INET: "192.0.2.1", _socket.AF_INET6: "2001:db8::1"}
 
 def refusal(address: str, listed: list[End]) -> int:
     """0 if an address may be dialled, else the errno that says why not. `listed` are those that were named as such."""
-    family = _socket.AF_INET6 if ":" in address else _socket.AF_INET
-    packed = _socket.inet_pton(family, address)
+    family, packed = _packed(address)
     if family == _socket.AF_INET6 and _MAPPED_6.holds(packed):
         return errno.EACCES
     if any(end.holds(packed) for end in listed):
         return 0
+    return errno.EACCES if is_special(address) or _is_ours(family, address) else 0
+
+
+def is_special(address: str) -> bool:
+    """Whether it is of a network that is nobody's, or only of the neighbours."""
+    family, packed = _packed(address)
     if family == _socket.AF_INET:
-        special = any(end.holds(packed) for end in _BAD_4)
-    else:
-        special = not _GOOD_6.holds(packed) or any(end.holds(packed) for end in _BAD_6)
-    if special:
-        return errno.EACCES
-    return errno.EACCES if _is_ours(family, address) else 0
+        return any(end.holds(packed) for end in _BAD_4)
+    return not _GOOD_6.holds(packed) or any(end.holds(packed) for end in _BAD_6)
+
+
+def _packed(address: str) -> tuple[int, bytes]:
+    family = _socket.AF_INET6 if ":" in address else _socket.AF_INET
+    return family, _socket.inet_pton(family, address)
 
 
 def _is_ours(family: int, address: str) -> bool:

@@ -13,6 +13,7 @@ from .forward import Forward
 from .gate import Gate
 from .hopper import Maker
 from .loop import Loop
+from .netlink import RESOLVER
 from .outside import Outside
 from .policy import Policy
 from .records import Records
@@ -81,15 +82,19 @@ class Wire:
         if heard is None:
             return
         ping = heard.protocol in (recorder.ICMP, recorder.ICMP6)
-        if not (ping and pings.is_inside(heard.address)):
+        to_resolver = (heard.address, heard.port) == (RESOLVER, dns.PORT)
+        allowed = True
+        # Of a connection to the resolver each question is recorded, by the verdict of its name.
+        if not (to_resolver and heard.protocol == recorder.TCP) and not (ping and pings.is_inside(heard.address)):
             asked = heard.question()
             host, allowed = self._gate.verdict(heard, asked)
             self.records.hear(heard, asked, host, allowed=allowed)
-        if ping:
+        untold = heard.protocol == recorder.UDP and self._gate.carries_datagrams and not (allowed or to_resolver)
+        if ping or untold:
             try:
                 pings.answer(self._pings, packet, heard)
             except OSError:
-                pass  # an echo request that cannot be answered is one that was lost
+                pass  # what cannot be answered is what was lost
 
     def settle(self) -> None:
         """Note all that was tried until now, and how much more there was no room for."""
