@@ -8,6 +8,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from .. import protocol
@@ -105,36 +106,42 @@ class Share:
     def __init__(self, outside: Outside) -> None:
         self._outside = outside
         self._open = 0
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: deque[tuple[Callable[[Dialled], None], Dialled, Callable[[], bool]]] = deque()
 
-    def dial(self, way: Way, listed: list[End], done: Dialled, kind: str = "tcp") -> None:
-        """As that of Outside."""
-        self._ask(done, lambda told: self._outside.dial(way, listed, told, kind))
+    def dial(
+        self, way: Way, listed: list[End], done: Dialled, *, wanted: Callable[[], bool], kind: str = "tcp"
+    ) -> None:
+        """As that of Outside; what is not `wanted` any more when it could begin is not dialled."""
+        self._ask(lambda told: self._outside.dial(way, listed, told, kind), done, wanted)
 
     def look_up(self, name: str, listed: list[End], done: Callable[[int], None]) -> None:
         """As that of Outside."""
+        self._ask(
+            lambda told: self._outside.look_up(name, listed, lambda code: told(code, None)),
+            lambda code, _: done(code),
+            lambda: True,
+        )
 
-        def told(code: int, _: _socket.socket | None) -> None:
-            done(code)
-
-        self._ask(told, lambda done: self._outside.look_up(name, listed, lambda code: done(code, None)))
-
-    def _ask(self, done: Dialled, ask: Callable[[Dialled], None]) -> None:
-        def told(code: int, made: _socket.socket | None) -> None:
-            self._open -= 1
-            self._next()
-            done(code, made)
-
+    def _ask(self, ask: Callable[[Dialled], None], done: Dialled, wanted: Callable[[], bool]) -> None:
         if len(self._waiting) >= _MOST_WAITING:
             self._outside.refuse(done)
             return
-        self._waiting.append(lambda: ask(told))
+        self._waiting.append((ask, done, wanted))
         self._next()
 
     def _next(self) -> None:
         while self._waiting and self._open < _MOST_OPEN:
-            self._open += 1
-            self._waiting.popleft()()
+            ask, done, wanted = self._waiting.popleft()
+            if wanted():
+                self._open += 1
+                ask(partial(self._told, done))
+            else:
+                self._outside.refuse(done)
+
+    def _told(self, done: Dialled, code: int, made: _socket.socket | None) -> None:
+        self._open -= 1
+        self._next()
+        done(code, made)
 
     def close(self) -> None:
         """That life is over: nobody waits any more."""
