@@ -93,7 +93,9 @@ class Datagrams:
             else:
                 self._connect(flow, pair, outer)
 
-        self._outside.dial(way, policy.listed(flow.target[1]), dialled, kind="udp")
+        self._outside.dial(
+            way, policy.listed(flow.target[1]), dialled, wanted=lambda: self._pairs.get(flow) is pair, kind="udp"
+        )
 
     def _connect(self, flow: _Flow, pair: _Pair, outer: _socket.socket) -> None:
         try:

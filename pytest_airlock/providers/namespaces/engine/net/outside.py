@@ -30,8 +30,11 @@ Dialled = Callable[[int, "_socket.socket | None"], None]
 
 
 class _Asked(NamedTuple):
+    """`wanted` is asked when it could begin: whether it still is to be."""
+
     request: dict[str, Any]
     done: Dialled
+    wanted: Callable[[], bool]
 
 
 class Outside:
@@ -106,31 +109,44 @@ class Lane:
         self._waiting: deque[_Asked] = deque()
         self._under_way = 0
 
-    def dial(self, way: Way, listed: list[End], done: Dialled, kind: str = "tcp") -> None:
-        """`done` gets (0, the connection) or (errno, None), never before this returns; `kind` is "tcp" or "udp"."""
+    def dial(
+        self,
+        way: Way,
+        listed: list[End],
+        done: Dialled,
+        *,
+        wanted: Callable[[], bool] = lambda: True,
+        kind: str = "tcp",
+    ) -> None:
+        """`done` gets (0, the connection) or (errno, None), never before this returns; `kind` is "tcp" or "udp". What is not
+        `wanted` any more when its turn has come is not dialled.
+        """
         request = {"kind": kind, "host": way.host, "port": way.port, "exact": way.exact, "trusted": way.trusted}
 
         def connected(code: int, made: _socket.socket | None) -> None:
             # 0 without a connection: no descriptor was left for it.
             done(code or (0 if made is not None else errno.EMFILE), made)
 
-        self._ask({**request, "listed": listed}, connected)
+        self._ask({**request, "listed": listed}, connected, wanted)
 
     def look_up(self, name: str, listed: list[End], done: Callable[[int], None]) -> None:
         """`done` gets 0 if the name leads to an address that may be dialled."""
         request = {"kind": "name", "host": name, "port": 0, "exact": False, "trusted": False, "listed": listed}
-        self._ask(request, lambda code, _: done(code))
+        self._ask(request, lambda code, _: done(code), lambda: True)
 
-    def _ask(self, request: dict[str, Any], done: Dialled) -> None:
+    def _ask(self, request: dict[str, Any], done: Dialled, wanted: Callable[[], bool]) -> None:
         if len(self._waiting) >= _WAITING:
             self._fail(done, errno.EAGAIN)
             return
-        self._waiting.append(_Asked(request, done))
+        self._waiting.append(_Asked(request, done, wanted))
         self._go_on()
 
     def _go_on(self) -> None:
         while self._waiting and self._under_way < _UNDER_WAY:
             asked = self._waiting.popleft()
+            if not asked.wanted():
+                self._fail(asked.done, errno.ECANCELED)
+                continue
             try:
                 self._outside.send(self, asked)
             except OSError as error:

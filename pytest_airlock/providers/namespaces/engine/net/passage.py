@@ -53,7 +53,8 @@ class Passage:
         if self._way is None or self._way.fault.connect != "accept":
             self.abort()
             return
-        self._outside.dial(self._way, policy.listed(self._target[2]), self._dialled)
+        listed = policy.listed(self._target[2])
+        self._outside.dial(self._way, listed, self._dialled, wanted=lambda: not self._ended)
 
     def review(self, policy: Policy) -> None:
         """Under a new policy: it goes on if that leads it the same way."""
