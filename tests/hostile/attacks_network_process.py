@@ -158,9 +158,11 @@ for sock in open_:
     poll.register(sock, select.POLLIN | select.POLLOUT)
 while len(served) <= 300 and (events := poll.poll(5000)):
     for fd, event in events:
-        if event & select.POLLOUT:
-            os.write(fd, b"x")
+        if event & (select.POLLERR | select.POLLHUP):
+            poll.unregister(fd)  # there was no room for it
+        elif event & select.POLLOUT:
             poll.modify(fd, select.POLLIN)
+            tried(os.write, fd, b"x")
         else:
             poll.unregister(fd)
             served.add(fd)

@@ -13,7 +13,7 @@ else:
 
 try:
     # What an inner run of pytester imports is forgotten after it; and of cryptography there can be only one in a process.
-    import cryptography.hazmat.primitives.serialization.pkcs12
+    import cryptography.hazmat.primitives.serialization.pkcs12  # noqa: F401
     import trustme  # noqa: F401
 except ModuleNotFoundError:
     pass
