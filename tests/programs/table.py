@@ -50,9 +50,7 @@ def _alike(program: str, rows: dict[str, Row]) -> list[list[str]]:
             seen.setdefault(("", "not installed", ""), []).append((_USERS[user], ""))
             continue
         # Questions that are asked at the same time come in any order.
-        recorded = ", ".join(sorted(row["recorded"], key=lambda text: not text.startswith("dns")))
-        if len({each.split(" ")[0] for each in row["recorded"]}) == 1:
-            recorded = ", ".join(sorted(row["recorded"]))
+        recorded = ", ".join(sorted(row["recorded"], key=lambda text: (not text.startswith("dns"), text)))
         seen.setdefault((row["exit"], row["said"], recorded), []).append((_USERS[user], f"{row['ms']:,.0f}"))
     return [
         [
