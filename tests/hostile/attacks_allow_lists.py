@@ -198,12 +198,11 @@ for target in ((FIRST, port ^ 0xF000), ("0.0.0.0", port ^ 0xF000), ("127.0.0.1",
 
 @attack(
     By(
-        {"beside": ["EADDRINUSE", "EADDRINUSE", "ok", "ok"], "all went well": True},
-        single=Fits("some went astray within the sandbox, none past the policy", lambda seen: "ok" in seen["beside"]),
+        Fits("some went astray within the sandbox", lambda seen: seen["beside"][0] == "ok"),
+        root={"beside": ["EADDRINUSE", "EADDRINUSE", "ok", "ok"], "all went well": True},
     ),
-    stops="another user made those sockets; one id for all is one domain of trust: who is robbed is the sandbox itself",
-    controls={(ALL_CAPABILITIES,): Fits("the same", lambda seen: len(seen["beside"]) == 4)},
-    not_shown="what is taken is a program's of the same sandbox",
+    stops="another user made those sockets; where it is the same one, a sandbox is one domain of trust: who is robbed is itself",
+    not_shown="what is taken is a program's of the same sandbox, and goes to no server but the allowed one",
     users=("root",),
 )
 def takes_the_place_of_an_allowed_server(box: Box) -> Any:

@@ -6,6 +6,7 @@ import ssl
 import threading
 from typing import Any
 
+import pytest
 from attacker import Box
 from attacks import attack
 from attacks_tls_names import HELLO, OTHER
@@ -62,6 +63,7 @@ def asks_an_allowed_server_for_another_host(box: Box) -> Any:
     """A Host header that is not the name in TLS (domain fronting): what a server does with it is its own matter."""
     import socket
 
+    pytest.importorskip("trustme")
     from pytest_airlock.sandbox.fakes.authority import authority
 
     name, address = own_name()

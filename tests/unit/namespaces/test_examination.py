@@ -22,7 +22,7 @@ ROOT = {
     "groups": [],
     "cgroups": GROUPS,
     "contained": False,
-    "network": {"everywhere": True, "v6": True, "recorder": True, "lacking": {}},
+    "network": {"everywhere": True, "v6": True, "recorder": True, "divert": True, "lacking": {}},
 }
 RANGE = {**ROOT, "privileged": False, "idmap": False, "idmap_host": False}
 SINGLE = {**RANGE, "ids": 1, "groups": ["docker"], "lacking": ["newuidmap", errno.ENOENT]}

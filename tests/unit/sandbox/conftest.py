@@ -53,15 +53,15 @@ class FakeBackend:
         return self.provider.reset(self.handle, self.clean)
 
     def lock_network(self):
-        self._apply(Network())
+        self._change(Network())
 
     def unlock_network(self):
-        self._apply(Network(mode="open"))
+        self._change(Network(mode="open"))
 
     def allow_network(self, entries):
-        self._apply(Network(mode="allow", allow=(*self.network.allow, *entries)))
+        self._change(Network(mode="allow", allow=(*self.network.allow, *entries)))
 
-    def _apply(self, network):
+    def _change(self, network):
         self.check()
         self.network = network
         self._apply()

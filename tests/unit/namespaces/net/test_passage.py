@@ -58,7 +58,7 @@ class Bench:
         self.passage._look = counted  # type: ignore[method-assign]
         self.passage.begin(RULE)
 
-    def dial(self, _way: object, _listed: object, done: Any, *, wanted: Any) -> None:
+    def dial(self, _way: object, _listed: object, done: Any, **_: object) -> None:
         done(0, self._outer)
 
     def turn(self, times: int = 20) -> None:
