@@ -14,6 +14,11 @@ for file in lock lock-frontend status diversions triggers/Lock; do
         rm /var/lib/dpkg/$file.link
     fi
 done
+if [ -d /var/lib/apt/lists/partial ]; then
+    rm -f /var/lib/apt/lists/partial/none
+    : >/var/lib/apt/lists/partial/some
+    rm /var/lib/apt/lists/partial/some
+fi
 command -v dpkg-deb >/dev/null || exit 0
 mkdir -p /tmp/tool/DEBIAN /tmp/tool/usr/bin
 cat >/tmp/tool/DEBIAN/control <<END

@@ -163,6 +163,7 @@ def line(output: str, telling: str) -> str:
     lines = [text.strip() for text in output.splitlines() if text.strip()]
     found = [match for match in (re.search(telling, text) for text in lines if telling) if match]
     text = found[0].group() if found else (lines or [""])[-1]
+    text = " ".join(text.split())
     text = re.sub(r"after \d+ ms", "after … ms", text)
     return re.sub(r"198\.18\.0\.1:\d+->", "", text)[:SAID]
 

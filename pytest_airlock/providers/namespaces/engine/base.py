@@ -258,12 +258,18 @@ class Base:
         return True
 
     def _copies(self, view: View, skeleton: str) -> None:
-        """Own copies of files that are edited in place; one that may not be read is made empty, as a lock file is."""
+        """Own copies of files that are edited in place; one that may not be read is made empty, as a lock file is, and so is a
+        directory: through an overlay nobody could even create a file in it.
+        """
         for relative in view.owned:
             source, target = f"{HOST}{view.source}/{relative}", f"{skeleton}/{relative}"
             try:
                 info = os.stat(source, follow_symlinks=False)
             except FileNotFoundError:
+                continue
+            if stat.S_ISDIR(info.st_mode):
+                if not os.access(source, os.R_OK | os.X_OK):
+                    _make_opaque(target)
                 continue
             mode = stat.S_IMODE(info.st_mode) & 0o777
             if not _copy(source, target, mode):
@@ -352,6 +358,16 @@ def _write(path: str, data: bytes, mode: int) -> None:
     with os.fdopen(fd, "wb") as file:
         file.write(data)
     os.chmod(path, mode)
+
+
+def _make_opaque(path: str) -> None:
+    """Nothing of the layers below is in this directory."""
+    try:
+        os.setxattr(path, "user.overlay.opaque", b"y")
+    except OSError as error:
+        # Before Linux 6.6 tmpfs has no such attributes; then the directory is closed, as it is outside.
+        if error.errno != errno.EOPNOTSUPP:
+            raise
 
 
 def _copy(source: str, target: str, mode: int) -> bool:

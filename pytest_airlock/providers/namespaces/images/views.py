@@ -19,13 +19,13 @@ __all__ = ["Layout"]
 
 #: Where the kernel's own file systems are mounted: a mount there would stand in their place.
 _KERNEL = ("/proc", "/sys", "/dev")
-#: Files of the image that its package manager locks, links or edits in place: only an owner may.
+#: Files of the image that its package manager locks, links or edits in place: only an owner may. And a directory of `_apt`'s.
 _EDITED = {
     "/var/lib/dpkg": (
         *("lock", "lock-frontend", "status", "available", "diversions", "statoverride"),
         *("triggers/Lock", "triggers/File", "triggers/Unincorp"),
     ),
-    "/var/lib/apt": ("lists/lock", "extended_states"),
+    "/var/lib/apt": ("lists/lock", "lists/partial", "extended_states"),
 }
 
 
