@@ -95,7 +95,8 @@ def test_the_net_below_these_tests_holds(net: str, warm: Sandbox) -> None:
 def _init(sandbox: Sandbox) -> int:
     """The host's pid of PID 1: the parent that a command has no name for."""
     marker = f"airlock-{os.urandom(8).hex()}"
-    with sandbox.popen(["/bin/sh", "-c", f": {marker}; read line"], stdin=-1) as process:
+    with sandbox.popen(["/bin/sh", "-c", f": {marker}; echo; read line"], stdin=-1, stdout=-1) as process:
+        process.stdout.readline()  # type: ignore[union-attr]  # it runs, and not what is about to become it
         pid = next(
             int(name) for name in os.listdir("/proc") if name.isdigit() and marker in _text(f"/proc/{name}/cmdline")
         )
