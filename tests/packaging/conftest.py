@@ -43,5 +43,5 @@ def installed(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Installe
     prefix = tmp_path_factory.mktemp("installed") / "venv"
     venv.create(prefix, with_pip=True, symlinks=True)
     home = tmp_path_factory.mktemp("elsewhere")
-    _checked([str(prefix / "bin" / "python"), "-m", "pip", "install", "--quiet", f"{wheel}[tls]"], home)
+    _checked([str(prefix / "bin" / "python"), "-m", "pip", "install", "--quiet", f"{wheel}[tls]", "requests"], home)
     return Installed(prefix, home)

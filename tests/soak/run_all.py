@@ -1,4 +1,4 @@
-"""All of the soak: 400 dirty tests, 10,000 resets, 200 kills. Each says in one line how it went; the status is 0 only if
+"""All of the soak: 400 dirty tests, 10,000 resets, 200 sandboxes a second for a minute, 200 kills. Each says in one line how it went; the status is 0 only if
 nothing was left by any.
 
 python tests/soak/run_all.py [--quick]
@@ -14,6 +14,7 @@ HERE = Path(__file__).parent
 PARTS = (
     ("run_dirty_suite.py", (), ("-k", "[1] or [2] or [3]")),
     ("run_resets.py", ("--plot", str(HERE.parents[1] / "docs" / "soak.svg")), ("--resets", "500")),
+    ("run_rate.py", (), ("--seconds", "5")),
     ("run_kills.py", (), ("--kills", "10")),
 )
 
