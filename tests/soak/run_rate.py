@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,14 +79,16 @@ def soak(rate: int, seconds: float) -> tuple[list[Sample], int, float]:
         samples, total = [], int(rate * seconds)
         with ThreadPoolExecutor(HANDS) as hands:
             start = time.monotonic()
-            waiting, next_sample = set(), 0.0
+            waiting: set[Future[None]] = set()
+            next_sample = 0.0
             for number in range(total):
                 due = start + number / rate
                 time.sleep(max(0.0, due - time.monotonic()))
-                waiting.add(hands.submit(live, provider, number))
-                for each in [each for each in waiting if each.done()]:
-                    waiting.discard(each)
+                # No longer queue than hands: what waits would be counted as growth.
+                done, waiting = wait(waiting, None if len(waiting) >= 2 * HANDS else 0, FIRST_COMPLETED)
+                for each in done:
                     each.result()
+                waiting.add(hands.submit(live, provider, number))
                 if time.monotonic() - start >= next_sample:
                     samples.append(sample(time.monotonic() - start, server, network))
                     next_sample += EVERY
