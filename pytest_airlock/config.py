@@ -241,12 +241,16 @@ def _known(section: _Place) -> Iterable[str]:
 
 def _existing(place: _Place, data: Any) -> _Place:
     """The part of `place` that leads through `data`."""
-    for depth, step in enumerate(place):
+    found: list[int | str] = []
+    for step in place:
+        if isinstance(data, list) and isinstance(step, str):
+            continue  # what a validator makes of a list: network: [a] is network: {allow: [a]}
         held: Iterable[Any] = data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ()
         if step not in held:
-            return place[:depth]
+            break
+        found.append(step)
         data = data[step]
-    return place
+    return tuple(found)
 
 
 def _line(place: _Place, lines: Mapping[_Place, int]) -> int | None:

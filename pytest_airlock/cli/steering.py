@@ -10,7 +10,6 @@ from pytest_airlock.cli.common import Verbs, managing, policy, say, warn
 
 if TYPE_CHECKING:
     from pytest_airlock.models import Network
-    from pytest_airlock.orchestrator import SandboxManager
 
 __all__ = ["add_verbs"]
 
@@ -36,7 +35,7 @@ def add_verbs(verbs: Verbs) -> None:
 def _steer(arguments: argparse.Namespace) -> int:
     try:
         with managing(arguments) as manager:
-            made: Network = _stepped(manager, arguments)
+            made: Network = arguments.step(manager, arguments)
     except PermissionError as error:
         if error.errno != errno.EACCES:  # an error of our own, which explains itself
             raise
@@ -44,8 +43,3 @@ def _steer(arguments: argparse.Namespace) -> int:
         return 1
     say(f"the network of {arguments.name} is {policy(made)}")
     return 0
-
-
-def _stepped(manager: SandboxManager, arguments: argparse.Namespace) -> Network:
-    network: Network = arguments.step(manager, arguments)
-    return network

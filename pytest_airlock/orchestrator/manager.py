@@ -283,9 +283,8 @@ class SandboxManager:
     # -- Network ---------------------------------------------------------------------------------------------------
 
     def set_network(self, name: str, network: Network) -> None:
-        """In force, and recorded, when it returns; until the next reset. Raises ProfileForbids, UnsupportedFeature.
-
-        All four act on sandboxes of other live runs of this user, too: steering.py says what they raise then.
+        """In force, and recorded, when it returns; until the next reset. Here and below also of what other runs of this user
+        hold; steering.py says what is raised.
         """
         self._steering.change(name, replacing(network))
 
