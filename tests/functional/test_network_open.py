@@ -11,9 +11,10 @@ import pytest
 from far_ends import dial, own_name, python, serving
 
 from pytest_airlock.conformance.machine import PATIENCE, Machine
-from pytest_airlock.errors import UnsupportedFeature
+from pytest_airlock.errors import ProviderError, UnsupportedFeature
 from pytest_airlock.providers.base import NetworkRule, ProviderSpec
 from pytest_airlock.providers.namespaces import NamespacesProvider
+from pytest_airlock.providers.namespaces.network_client import Network
 
 #: Sends datagrams to a name, from one socket and then from a connected one, and prints what comes back.
 ASKS = """
@@ -181,3 +182,23 @@ def test_names_are_asked_of_whom_the_host_asks(provider: NamespacesProvider) -> 
         clean = provider.snapshot(box.handle)
         provider.reset(box.handle, clean)
         assert box.read("/etc/resolv.conf") == resolvers
+
+
+def test_a_lock_after_a_policy_that_failed_is_no_lock_in_memory_only(
+    box: Machine, provider: NamespacesProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = own_name()
+    with serving() as server:
+        open_to_it = NetworkRule("open", (f"127.0.0.0/8:{server.port}",))
+        provider.set_network(box.handle, open_to_it)
+        assert dial(box, name, server.port) == "hello"
+
+        def fails(*_: object, **__: object) -> None:
+            raise ProviderError("namespaces", "network rule", "nobody is there to open a listener")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Network, "rule", fails)
+            with pytest.raises(ProviderError, match="nobody is there"):
+                provider.set_network(box.handle, NetworkRule("open"))
+        provider.set_network(box.handle, NetworkRule())
+        assert dial(box, name, server.port) == "EAI -2"

@@ -27,7 +27,7 @@ class Box:
     commands run as the spec's user and no other. `base` is the number of the base image, `planned` what its mounts were
     like when that was planned; `born` is the number of its last life, `forwards`
     are the ports of the host that lead there, `tried` what it tried over the network before a snapshot began another life;
-    `rule` is the network policy of its present life.
+    `rule` is the network policy of its present life, `opened` whether it may ever have had another than the first.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Box:
         self.born = 0
         self.forwards: set[int] = set()
         self.rule = NetworkRule()
+        self.opened = False
         self.tried = Attempts()
 
     def words(self) -> dict[str, Any]:

@@ -52,14 +52,11 @@ class Networking:
                 raise UnsupportedFeature(feature, self.name, absence.why, hint=absence.fix)
         if not box.running:
             raise SandboxDied(handle.name, "it is not running")
-        if rule == box.rule == NetworkRule() and not self.visited(handle):
+        if rule == NetworkRule() and not box.opened and not self.visited(handle):
             return  # as locked as it was born
-        box.untouched = False
-        try:
-            self._of(handle, box).rule(rule, divert="network_open" in features)
-        except ProviderError:
-            box.rule = NetworkRule()  # it fails closed
-            raise
+        # Before: whoever is interrupted does not know what is in force, and a lock must not be left out because of that.
+        box.opened, box.untouched = True, False
+        self._of(handle, box).rule(rule, divert="network_open" in features)
         box.rule = rule
 
     def _refuse_unless_host(self, box: Box, rule: NetworkRule) -> None:

@@ -211,6 +211,7 @@ class NamespacesProvider(Networking):
             life.close()
             self._call("kill", id=box.number)
             raise
+        box.opened = False
         box.tried, box.rule = Attempts(), NetworkRule("host" if box.spec.shares_network else "locked")
         box.life, box.born, box.untouched, box.nonce = life, number, True, secrets.token_hex(8)
 

@@ -55,7 +55,9 @@ class Wire:
         return self._gate.policy
 
     def rule(self, policy: Policy, *, divert: bool) -> None:
-        """Put a policy in force; `divert`: by the steps of divert.py. Raises OSError; then it is locked."""
+        """Put a policy in force; `divert`: by the steps of divert.py. Raises OSError; then the one of before is in force,
+        or it is locked.
+        """
         self.settle()  # by the policy under which it was tried
         if divert and not self._diverted and not policy.closed:
             self.maker.divert()
