@@ -34,6 +34,9 @@ def test_asked(airlock_factory):
             word, *words = line.split()
             if word == "dial":
                 answer = box.run(["python3", "-c", DIAL, *words]).stdout.strip()
+            elif word == "snapshot":
+                box.snapshot()
+                answer = None
             elif word == "policy":
                 answer = repr(box.network)
             else:
@@ -120,6 +123,16 @@ def test_owner_and_others_act_on_one_policy(run: Run, server: Server) -> None:
     assert run.ask("unlock") == "None"
     assert run.ask("dial", name, port) == "hello"
     assert run.ask("lock") == "None"
+    assert run.ask("dial", name, port) == "gaierror"
+
+
+def test_a_snapshot_keeps_what_another_process_set(run: Run, server: Server) -> None:
+    name, port = own_name(), server.port
+    assert run.ask("allow", f"{name}:{port}", f"127.0.0.0/8:{port}") == "None"
+    assert run.ask("dial", name, port) == "hello"
+    assert airlock("lock", "steered").returncode == 0
+    assert run.ask("snapshot") == "None"
+    assert run.ask("policy") == "<network locked>"
     assert run.ask("dial", name, port) == "gaierror"
 
 

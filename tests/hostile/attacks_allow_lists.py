@@ -248,8 +248,8 @@ signal.pause()
             told = "Address already in use" in str(error)
         answer = box.attack(f"{PROBES}\nanswer['reached'] = reached(('10.0.0.1', {server.port}))")
         holder.kill_tree()
-        rule_now = box.provider._boxes[box.name].rule
-        return {"mode": rule_now.mode, "told": told, **answer}
+        mode = box.provider._of(box.handle, box.provider._boxes[box.handle.name]).policy()["mode"]
+        return {"mode": mode, "told": told, **answer}
 
 
 @attack(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_airlock.errors import InvalidSpec, SandboxDied, SnapshotNotFound, UnsupportedFeature
-from pytest_airlock.providers.base import Absence, Attempts, Command, NetworkRule, ProviderSpec
+from pytest_airlock.providers.base import Absence, Attempts, Command, ProviderSpec
 from pytest_airlock.providers.namespaces.engine import protocol
 from pytest_airlock.providers.namespaces.engine.protocol import Request
 from pytest_airlock.providers.namespaces.images import Look
@@ -27,7 +27,7 @@ class Box:
     commands run as the spec's user and no other. `base` is the number of the base image, `planned` what its mounts were
     like when that was planned; `born` is the number of its last life, `forwards`
     are the ports of the host that lead there, `tried` what it tried over the network before a snapshot began another life;
-    `rule` is the network policy of its present life, `opened` whether it may ever have had another than the first.
+    `opened` is whether its present life may ever have had another network policy than the one it was born with.
     """
 
     def __init__(
@@ -52,7 +52,6 @@ class Box:
         self.nonce = ""
         self.born = 0
         self.forwards: set[int] = set()
-        self.rule = NetworkRule()
         self.opened = False
         self.tried = Attempts()
 

@@ -49,11 +49,19 @@ class Network:
 
     def rule(self, rule: NetworkRule, *, divert: bool) -> None:
         """Put a policy in force; `divert`: this kernel can lead every address to us."""
-        words = _words(rule)
-        if rule.mode != "locked" or rule.routes:
+        self.put(_words(rule), divert=divert)
+
+    def put(self, words: dict[str, Any], *, divert: bool) -> None:
+        """The same in the words of the engine."""
+        if words["mode"] != "locked" or words["routes"]:
             self._begin()
             self._engine.begin_dialler()
         self._ask("rule", rule=words, divert=divert)
+
+    def policy(self) -> dict[str, Any]:
+        """What is in force, whoever set it, in the words of the engine."""
+        words: dict[str, Any] = self._ask("policy")[0]
+        return words
 
     def connect(self, address: tuple[str, int], kind: Literal["tcp", "udp"], timeout: float | None) -> socket.socket:
         """Raises as connect(2) does, with the errno that the sandbox's kernel gives."""

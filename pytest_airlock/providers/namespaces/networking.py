@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from typing import Literal
+from typing import Any, Literal
 
 from pytest_airlock.errors import ProviderError, SandboxDied, UnsupportedFeature
 from pytest_airlock.providers.base import Absence, Attempts, Features, Handle, NetworkRule
@@ -57,7 +57,18 @@ class Networking:
         # Before: whoever is interrupted does not know what is in force, and a lock must not be left out because of that.
         box.opened, box.untouched = True, False
         self._of(handle, box).rule(rule, divert="network_open" in features)
-        box.rule = rule
+
+    def _policy(self, handle: Handle, box: Box) -> dict[str, Any] | None:
+        """What is in force, another process may have set it; None: as it was born."""
+        if box.spec.shares_network or not (box.opened or self.visited(handle)) or "ports" not in self.probe():
+            return None
+        return self._of(handle, box).policy()
+
+    def _put_back(self, handle: Handle, box: Box, policy: dict[str, Any] | None) -> None:
+        """For another life of the same sandbox."""
+        if policy is not None:
+            box.opened, box.untouched = True, False
+            self._of(handle, box).put(policy, divert="network_open" in self.probe())
 
     def _refuse_unless_host(self, box: Box, rule: NetworkRule) -> None:
         if box.spec.shares_network and rule == NetworkRule("host"):

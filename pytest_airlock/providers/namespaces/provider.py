@@ -32,7 +32,6 @@ from pytest_airlock.providers.base import (
     FileStat,
     Finding,
     Handle,
-    NetworkRule,
     ProviderSpec,
     ResetProof,
     TreeEntry,
@@ -211,8 +210,7 @@ class NamespacesProvider(Networking):
             life.close()
             self._call("kill", id=box.number)
             raise
-        box.opened = False
-        box.tried, box.rule = Attempts(), NetworkRule("host" if box.spec.shares_network else "locked")
+        box.tried, box.opened = Attempts(), False
         box.life, box.born, box.untouched, box.nonce = life, number, True, secrets.token_hex(8)
 
     def _oom_counter(self, box: Box) -> Callable[[], int]:
@@ -341,11 +339,11 @@ class NamespacesProvider(Networking):
             if not stop:
                 self._refuse_busy(handle.name, box.life)
             self._end_forwards(handle, box)
-            tried, rule = self._tried(handle, box), box.rule
+            tried, policy = self._tried(handle, box), self._policy(handle, box)
             self._freeze(box)
             self.start(handle)
             box.tried = tried
-            self.set_network(handle, rule)
+            self._put_back(handle, box, policy)
         return box.keep()
 
     def _refuse_busy(self, name: str, life: Life) -> None:

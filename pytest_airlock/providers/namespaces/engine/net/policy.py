@@ -101,7 +101,7 @@ class Policy:
     """Immutable. `rule` is the client's: {"mode", "allow": [[kind, host, port, prefix], …], "routes": [[end, to, fault], …]}."""
 
     def __init__(self, rule: dict[str, Any]) -> None:
-        self._rule = rule
+        self.rule = rule
         self.mode: str = rule["mode"]
         self.allow = tuple(End(*end) for end in rule["allow"])
         self.routes = tuple(
@@ -110,7 +110,7 @@ class Policy:
 
     def with_routes_of(self, other: Policy) -> Policy:
         """This one with the routes of another; a locked one has none."""
-        return self if self.mode == "locked" else Policy({**self._rule, "routes": other._rule["routes"]})
+        return self if self.mode == "locked" else Policy({**self.rule, "routes": other.rule["routes"]})
 
     @property
     def closed(self) -> bool:

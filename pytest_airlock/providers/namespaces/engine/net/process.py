@@ -176,6 +176,10 @@ class NetworkProcess:
         """Put a policy in force. OSError(ENOTCONN) where a hopper or a dialler must be there before."""
         self._rule(self._living(request), Policy(request["rule"]), divert=request["divert"])
 
+    def op_policy(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The one in force, whoever set it, as op_rule takes it."""
+        return self._living(request).policy.rule
+
     def op_steer(self, request: dict[str, Any]) -> None:
         """The same by a guest: routes are the owner's, and stay unless all is locked."""
         wire, policy = self._living(request), Policy(request["rule"])
